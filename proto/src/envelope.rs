@@ -34,8 +34,8 @@ pub struct Body {
     /// The encoded arguments, untouched until the handler decodes them.
     #[serde(with = "serde_bytes")]
     pub args: Vec<u8>,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub priority: Priority,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +121,10 @@ impl Envelope {
 }
 
 impl Body {
+    pub fn priority(&self, options: &TaskOptions) -> Priority {
+        self.priority.unwrap_or(options.priority)
+    }
+
     pub fn max_attempts(&self, options: &TaskOptions) -> u32 {
         self.max_attempts.unwrap_or(options.max_attempts).max(1)
     }

@@ -1,0 +1,128 @@
+//! The way in for everybody who is not a worker's read: one shared connection, cheap to clone.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use redis::{Cmd, FromRedisValue, ScriptInvocation, aio::ConnectionManager, cmd};
+use umbel_proto::QueueName;
+
+use crate::{
+    BrokerError, BrokerSettings,
+    connection::Connector,
+    keys::{self, Shard},
+    script,
+};
+
+/// How long readiness may take; a health check that waits longer is itself a failure.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Enqueues tasks and looks at them.
+#[derive(Clone)]
+pub struct Client {
+    connection: ConnectionManager,
+    connector: Connector,
+    /// Queues that this process has entered in the list of queues.
+    listed: Arc<Mutex<HashSet<QueueName>>>,
+}
+
+impl Client {
+    /// Makes a client; it connects at its first call and again whenever it must, so that this
+    /// fails only on wrong settings. `role` shows in `CLIENT LIST` where the server knows library
+    /// names.
+    pub fn open(settings: &BrokerSettings, role: &str) -> Result<Self, BrokerError> {
+        let connector = Connector::new(settings, role)?;
+        Ok(Self { connection: connector.shared()?, connector, listed: Arc::default() })
+    }
+
+    /// A client with a connection of its own, for a thread that must not wait for this one's.
+    pub fn separate(&self) -> Result<Self, BrokerError> {
+        Ok(Self { connection: self.connector.shared()?, ..self.clone() })
+    }
+
+    /// Whether Redis answers, within a second.
+    pub async fn ping(&self) -> Result<(), BrokerError> {
+        // PING is answered even by a server that refuses writes; that shows at the first write.
+        tokio::time::timeout(PING_TIMEOUT, self.query::<String>(&cmd("PING")))
+            .await
+            .map_err(|_| BrokerError::Unavailable(format!("no answer within {PING_TIMEOUT:?}")))?
+            .map(|_| ())
+    }
+
+    /// The clock of Redis; it may veto what is due, never decide it.
+    pub async fn server_time(&self) -> Result<DateTime<Utc>, BrokerError> {
+        let (seconds, micros): (i64, u32) = self.query(&cmd("TIME")).await?;
+        DateTime::from_timestamp(seconds, micros.saturating_mul(1000))
+            .ok_or_else(|| BrokerError::Unexpected("TIME is out of range".to_owned()))
+    }
+
+    pub(crate) fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    pub(crate) fn connection(&self) -> ConnectionManager {
+        self.connection.clone()
+    }
+
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BrokerError> {
+        command.query_async(&mut self.connection.clone()).await.map_err(BrokerError::from)
+    }
+
+    pub(crate) async fn pipeline<T: FromRedisValue>(
+        &self,
+        pipeline: &redis::Pipeline,
+    ) -> Result<T, BrokerError> {
+        pipeline.query_async(&mut self.connection.clone()).await.map_err(BrokerError::from)
+    }
+
+    pub(crate) async fn call<T: FromRedisValue>(
+        &self,
+        call: &ScriptInvocation<'_>,
+    ) -> Result<T, BrokerError> {
+        script::run(call, &mut self.connection.clone()).await
+    }
+
+    /// Enters a queue in the list of queues, once a process: inspection and recovery go by it.
+    pub(crate) async fn list_queue(&self, shard: &Shard) -> Result<(), BrokerError> {
+        let queue = shard.queue();
+        let known = |set: &Mutex<HashSet<QueueName>>| {
+            set.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
+        };
+        if known(&self.listed) {
+            return Ok(());
+        }
+        let entry = cmd("HSETNX")
+            .arg(keys::queues())
+            .arg(queue.as_str())
+            .arg(r#"{"shards":1}"#)
+            .to_owned();
+        self.query::<()>(&entry).await?;
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
+        Ok(())
+    }
+
+    /// All queues that were ever used, by name.
+    pub async fn queue_names(&self) -> Result<Vec<QueueName>, BrokerError> {
+        let mut names: Vec<String> = self.query(cmd("HKEYS").arg(keys::queues())).await?;
+        names.sort_unstable();
+        let parsed = names.into_iter().filter_map(|name| match name.parse() {
+            Ok(queue) => Some(queue),
+            Err(error) => {
+                // One foreign field must not hide all other queues.
+                tracing::warn!(%error, "passing over a field of {}", keys::queues());
+                None
+            }
+        });
+        Ok(parsed.collect())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Client")
+    }
+}

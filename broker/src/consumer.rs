@@ -1,0 +1,275 @@
+//! The read of a worker: on a connection of its own, never cancelled, never more than asked for.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use redis::{aio::MultiplexedConnection, cmd};
+
+use crate::{
+    BrokerError, Client, Delivery, Held,
+    delivery::{EntryKey, Epoch},
+    keys::{GROUP, Shard, Stream},
+    reconcile, shard,
+};
+
+/// Long enough to be quiet when idle, short enough that a dead connection is noticed.
+const BLOCK: Duration = Duration::from_secs(5);
+
+/// Servers overshoot BLOCK a little; an answer that comes after the client gave up would be
+/// pending for a worker that never saw it.
+const BLOCK_MARGIN: Duration = Duration::from_secs(2);
+
+/// How often what Redis thinks we hold is compared with what we hold, while we hold something.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+
+/// How often in a row a stream may be passed over before it goes first once.
+const PASSED_OVER_MAX: u8 = 12;
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+type Streams = Vec<(String, Vec<(String, Fields)>)>;
+
+/// Reads tasks for one worker.
+#[derive(Debug)]
+pub struct Consumer {
+    client: Client,
+    worker: String,
+    shards: Vec<Shard>,
+    held: Held,
+    stop: Stop,
+    link: Option<Link>,
+    reconciled: Instant,
+    passed_over: [u8; 4],
+    /// Which shard goes first in the next pass, so that queues of one worker share it.
+    turn: usize,
+}
+
+/// A connection, and what was read on it belongs to.
+struct Link {
+    connection: MultiplexedConnection,
+    epochs: HashMap<Shard, Arc<Epoch>>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Link")
+    }
+}
+
+/// Ends a consumer's blocked read from outside.
+#[derive(Debug, Clone)]
+pub struct Stop {
+    client: Client,
+    state: Arc<StopState>,
+}
+
+#[derive(Debug, Default)]
+struct StopState {
+    requested: AtomicBool,
+    connection: AtomicI64,
+}
+
+impl Stop {
+    /// From now on no read blocks, and one that does is ended; it claims nothing by that. A read
+    /// that is just about to block is missed: call again until the reading loop has ended.
+    pub async fn request(&self) -> Result<(), BrokerError> {
+        self.state.requested.store(true, Ordering::SeqCst);
+        let id = self.state.connection.load(Ordering::SeqCst);
+        self.client.query::<i64>(cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
+    }
+
+    fn is_requested(&self) -> bool {
+        self.state.requested.load(Ordering::SeqCst)
+    }
+}
+
+impl Consumer {
+    /// A consumer named `worker` for the first shards of some queues. `held` is shared with the
+    /// settler: an entry stays in it until its settle was answered.
+    pub fn new(client: Client, worker: String, shards: Vec<Shard>, held: Held) -> Self {
+        let stop = Stop { client: client.clone(), state: Arc::default() };
+        Self {
+            client,
+            worker,
+            shards,
+            held,
+            stop,
+            link: None,
+            reconciled: Instant::now(),
+            passed_over: [0; 4],
+            turn: 0,
+        }
+    }
+
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Reads at most `free` tasks; waits up to five seconds for the first. A blocked read may
+    /// bring more when several streams get work at once: what is beyond `free` stands at the end
+    /// of the answer and must be released.
+    ///
+    /// Must not be cancelled: entries may be on their way. After an error the next call connects
+    /// again and finds what the broken connection was sent.
+    pub async fn fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let fetched = self.try_fetch(free).await;
+        if fetched.is_err() {
+            self.link = None;
+        }
+        fetched
+    }
+
+    async fn try_fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let connected = match self.link.take() {
+            Some(link) => {
+                self.link = Some(link);
+                false
+            }
+            None => {
+                self.link = Some(self.connect().await?);
+                true
+            }
+        };
+        let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
+        if connected || due {
+            let ghosts = self.reconcile(free).await?;
+            if !ghosts.is_empty() {
+                return Ok(ghosts);
+            }
+        }
+        let found = self.pass(free).await?;
+        if !found.is_empty() || self.stop.is_requested() {
+            return Ok(found);
+        }
+        let everything: Vec<(Shard, Stream)> = self
+            .shards
+            .iter()
+            .flat_map(|shard| Stream::IN_ORDER.map(|stream| (shard.clone(), stream)))
+            .collect();
+        // COUNT counts for each stream; a share of the permits each cannot exceed them, but for
+        // the one that every stream may bring.
+        let share = (free / everything.len()).max(1);
+        self.read(&everything, share, Some(BLOCK)).await
+    }
+
+    async fn connect(&self) -> Result<Link, BrokerError> {
+        for shard in &self.shards {
+            self.client.list_queue(shard).await?;
+        }
+        let mut connection = self.client.connector().own(BLOCK + BLOCK_MARGIN).await?;
+        let name = format!("umbel:worker:{}", self.worker);
+        let (id, ()): (i64, ()) = redis::pipe()
+            .cmd("CLIENT")
+            .arg("ID")
+            .cmd("CLIENT")
+            .arg("SETNAME")
+            .arg(name)
+            .query_async(&mut connection)
+            .await?;
+        self.stop.state.connection.store(id, Ordering::SeqCst);
+        let mut epochs = HashMap::new();
+        for shard in &self.shards {
+            // Read before anything is read under it: old ids must not get a new server's tag.
+            let epoch = shard::ensure_groups(shard, &mut connection).await?;
+            epochs.insert(shard.clone(), Arc::new(epoch));
+        }
+        Ok(Link { connection, epochs })
+    }
+
+    /// What was delivered to this worker and never came: into a connection that died.
+    async fn reconcile(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let mut ghosts = Vec::new();
+        if let Some(link) = &mut self.link {
+            for shard in &self.shards {
+                let room = free.saturating_sub(ghosts.len());
+                let found =
+                    reconcile::ghosts(shard, &self.worker, &self.held, room, &mut link.connection);
+                ghosts.extend(found.await?);
+            }
+        }
+        self.reconciled = Instant::now();
+        Ok(ghosts)
+    }
+
+    /// Goes through the streams in order without waiting, until all permits are used.
+    async fn pass(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let mut found = Vec::new();
+        self.turn = (self.turn + 1) % self.shards.len();
+        for stream in order(&self.passed_over) {
+            if found.len() >= free {
+                self.passed_over[stream as usize] += 1;
+                continue;
+            }
+            self.passed_over[stream as usize] = 0;
+            for n in 0..self.shards.len() {
+                let shard = self.shards[(self.turn + n) % self.shards.len()].clone();
+                let left = free - found.len();
+                if left > 0 {
+                    found.extend(self.read(&[(shard, stream)], left, None).await?);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read(
+        &mut self,
+        streams: &[(Shard, Stream)],
+        count: usize,
+        block: Option<Duration>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let Some(link) = &mut self.link else {
+            return Err(BrokerError::Unavailable("not connected".to_owned()));
+        };
+        let keys: Vec<String> =
+            streams.iter().map(|(shard, stream)| shard.ready(*stream)).collect();
+        let mut read = cmd("XREADGROUP");
+        read.arg("GROUP").arg(GROUP).arg(&self.worker).arg("COUNT").arg(count);
+        if let Some(block) = block {
+            read.arg("BLOCK").arg(block.as_millis() as u64);
+        }
+        read.arg("STREAMS").arg(&keys).arg(vec![">"; keys.len()]);
+        let answer: Option<Streams> = read.query_async(&mut link.connection).await?;
+
+        let mut deliveries = Vec::new();
+        for (key, entries) in answer.unwrap_or_default() {
+            let Some(at) = keys.iter().position(|asked| *asked == key) else {
+                return Err(BrokerError::Unexpected(format!("a read answered for `{key}`")));
+            };
+            let (shard, stream) = &streams[at];
+            let epoch = &link.epochs[shard];
+            for (entry, fields) in entries {
+                let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
+                self.held.insert(key.clone());
+                deliveries.push(Delivery::read(key, epoch.clone(), &fields));
+            }
+        }
+        Ok(deliveries)
+    }
+}
+
+/// Strict order, but for a stream that was passed over too often.
+fn order(passed_over: &[u8; 4]) -> [Stream; 4] {
+    let mut order = Stream::IN_ORDER;
+    order.sort_by_key(|stream| passed_over[*stream as usize] < PASSED_OVER_MAX);
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_served_in_order_until_one_was_passed_over_too_often() {
+        assert_eq!(order(&[0, 3, 11, 11]), Stream::IN_ORDER);
+        assert_eq!(
+            order(&[0, 0, 0, PASSED_OVER_MAX]),
+            [Stream::Low, Stream::Recovered, Stream::High, Stream::Normal]
+        );
+    }
+}

@@ -1,0 +1,386 @@
+//! Puts tasks into their queue, or into the delayed set where their time has not come.
+
+use std::{future::IntoFuture, marker::PhantomData, pin::Pin, time::Duration};
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use umbel_proto::{
+    Body, CatalogEntry, Envelope, Priority, QueueName, Task, TaskId, TaskName, TaskOptions, codec,
+};
+use uuid::Uuid;
+
+use crate::{
+    BrokerError, Client, TaskHandle,
+    keys::{Shard, Stream},
+    script,
+};
+
+/// How many tasks one script call takes: longer scripts would hold up every other client.
+const BATCH_MAX: usize = 128;
+
+/// How many packed bytes one script call takes, well under a client's query buffer.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long an idempotency key is remembered.
+pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest idempotency key, so that keys cannot fill Redis.
+const IDEMPOTENCY_KEY_LONGEST: usize = 255;
+
+/// A task on its way in, with arguments packed and names checked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NewTask {
+    pub task: TaskName,
+    pub queue: QueueName,
+    #[serde(with = "serde_bytes")]
+    pub args: Vec<u8>,
+    pub priority: Priority,
+    pub max_attempts: u32,
+    pub result_ttl: Duration,
+    /// What the caller wants otherwise.
+    pub call: CallOptions,
+}
+
+/// What a call may want otherwise than the task's own options say.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CallOptions {
+    /// When it may start. Default: at once.
+    pub when: Option<When>,
+    pub priority: Option<Priority>,
+    pub max_attempts: Option<u32>,
+    /// Milliseconds at the finest.
+    pub time_limit: Option<Duration>,
+    /// Seconds at the finest.
+    pub result_ttl: Option<Duration>,
+    /// The same key and call within 24 h is the same task. 1–255 bytes.
+    pub idempotency_key: Option<String>,
+    /// Whether every state is written, not only the end.
+    pub tracked: bool,
+}
+
+/// When a task may start.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum When {
+    In(Duration),
+    At(DateTime<Utc>),
+}
+
+/// A task that was accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submitted {
+    pub id: TaskId,
+    /// The idempotency key was known: this is the task that it stands for.
+    pub existing: bool,
+}
+
+impl NewTask {
+    /// Packs a typed task.
+    pub fn of<T: Task>(task: &T) -> Result<Self, BrokerError> {
+        Self::new(T::NAME.parse()?, &T::OPTIONS, codec::encode(task)?)
+    }
+
+    /// A task of the catalogue with arguments that its entry accepted.
+    pub fn from_entry(entry: &CatalogEntry, args: Vec<u8>) -> Result<Self, BrokerError> {
+        Self::new(entry.name.clone(), &entry.options, args)
+    }
+
+    fn new(task: TaskName, options: &TaskOptions, args: Vec<u8>) -> Result<Self, BrokerError> {
+        Ok(Self {
+            task,
+            queue: options.queue.parse()?,
+            args,
+            priority: options.priority,
+            max_attempts: options.max_attempts,
+            result_ttl: options.result_ttl,
+            call: CallOptions::default(),
+        })
+    }
+
+    fn body(&self) -> Body {
+        Body {
+            args: self.args.clone(),
+            priority: self.call.priority,
+            max_attempts: self.call.max_attempts,
+            time_limit_ms: self.call.time_limit.map(|limit| limit.as_millis() as u64),
+            result_ttl_s: self.call.result_ttl.map(|ttl| ttl.as_secs()),
+            tracked: self.call.tracked,
+        }
+    }
+
+    /// What the same idempotency key must come with: the time it was asked at does not count.
+    fn fingerprint(&self) -> Result<String, BrokerError> {
+        let call = CallOptions { idempotency_key: None, ..self.call.clone() };
+        let bytes = codec::encode(&(&self.task, &call, serde_bytes::Bytes::new(&self.args)))?;
+        Ok(Uuid::new_v5(&Uuid::NAMESPACE_OID, &bytes).simple().to_string())
+    }
+
+    fn due(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let due = match self.call.when? {
+            When::At(at) => at,
+            When::In(delay) => chrono::Duration::from_std(delay)
+                .ok()
+                .and_then(|delay| now.checked_add_signed(delay))
+                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+        };
+        (due > now).then_some(due)
+    }
+}
+
+/// A task with its id and packed fields.
+struct Sealed {
+    envelope: Envelope,
+    stream: Stream,
+    due: String,
+    key: String,
+    fingerprint: String,
+    tracked: bool,
+    max_attempts: u32,
+    ttl_s: u64,
+}
+
+impl Sealed {
+    fn of(new: &NewTask, now: DateTime<Utc>) -> Result<Self, BrokerError> {
+        let key = new.call.idempotency_key.clone().unwrap_or_default();
+        if key.len() > IDEMPOTENCY_KEY_LONGEST {
+            return Err(BrokerError::Settings(format!(
+                "an idempotency key has at most {IDEMPOTENCY_KEY_LONGEST} bytes"
+            )));
+        }
+        let id = TaskId::new(&new.queue, Uuid::now_v7());
+        Ok(Self {
+            envelope: Envelope::seal(id, new.task.clone(), &new.body(), now)?,
+            stream: new.call.priority.unwrap_or(new.priority).into(),
+            due: new.due(now).map(|at| at.timestamp_millis().to_string()).unwrap_or_default(),
+            fingerprint: if key.is_empty() { String::new() } else { new.fingerprint()? },
+            key,
+            tracked: new.call.tracked,
+            max_attempts: new.call.max_attempts.unwrap_or(new.max_attempts).max(1),
+            ttl_s: new.call.result_ttl.unwrap_or(new.result_ttl).as_secs(),
+        })
+    }
+}
+
+impl Client {
+    /// Enqueues a typed task; `.await` the builder. Every state of it is written unless
+    /// [`Enqueue::untracked`] says otherwise.
+    ///
+    /// ```no_run
+    /// # use umbel_proto::Task;
+    /// # async fn f<T: Task>(client: umbel_broker::Client, task: T) -> Result<(), umbel_broker::BrokerError> {
+    /// let handle = client.enqueue(task).delay(std::time::Duration::from_secs(30)).await?;
+    /// println!("{}", handle.id());
+    /// # Ok(()) }
+    /// ```
+    pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<T> {
+        let new = NewTask::of(&task).map(|mut new| {
+            new.call.tracked = true;
+            new
+        });
+        Enqueue { client: self.clone(), new, of: PhantomData }
+    }
+
+    /// Enqueues many typed tasks in few calls; `.await` the builder. Only their end is written
+    /// unless [`EnqueueMany::tracked`] says otherwise.
+    pub fn enqueue_many<T: Task>(&self, tasks: impl IntoIterator<Item = T>) -> EnqueueMany<T> {
+        let new = tasks.into_iter().map(|task| NewTask::of(&task)).collect();
+        EnqueueMany { client: self.clone(), new, of: PhantomData }
+    }
+
+    /// Enqueues one task whose type is not known here.
+    pub async fn submit(&self, new: NewTask) -> Result<Submitted, BrokerError> {
+        let mut answers = self.submit_many(std::slice::from_ref(&new)).await?;
+        answers
+            .pop()
+            .unwrap_or_else(|| Err(BrokerError::Unexpected("enqueue did not answer".to_owned())))
+    }
+
+    /// Enqueues tasks in batches, with an answer for each, in their order. An error of the whole
+    /// leaves earlier batches enqueued.
+    pub async fn submit_many(
+        &self,
+        tasks: &[NewTask],
+    ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
+        let now = Utc::now();
+        let mut answers = Vec::with_capacity(tasks.len());
+        let mut rest = tasks;
+        while let Some(first) = rest.first() {
+            let mut bytes = 0;
+            let batch = rest
+                .iter()
+                .take(BATCH_MAX)
+                .take_while(|new| {
+                    let fits = bytes == 0 || bytes + new.args.len() <= BATCH_BYTES_MAX;
+                    bytes += new.args.len();
+                    fits && new.queue == first.queue
+                })
+                .count();
+            let (now_batch, later) = rest.split_at(batch);
+            answers.extend(self.submit_batch(&Shard::first(&first.queue), now_batch, now).await?);
+            rest = later;
+        }
+        Ok(answers)
+    }
+
+    async fn submit_batch(
+        &self,
+        shard: &Shard,
+        tasks: &[NewTask],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
+        self.list_queue(shard).await?;
+        let sealed: Vec<Sealed> =
+            tasks.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
+        let mut call = script::of_shard(&script::ENQUEUE, shard);
+        call.key(shard.delayed()).key(shard.waiting());
+        call.arg(shard.prefix()).arg(shard.queue().as_str()).arg(IDEMPOTENCY_TTL.as_secs());
+        for task in &sealed {
+            let envelope = &task.envelope;
+            call.arg(task.stream.key_index())
+                .arg(&task.due)
+                .arg(&task.key)
+                .arg(&task.fingerprint)
+                .arg(u8::from(task.tracked))
+                .arg(task.max_attempts)
+                .arg(task.ttl_s)
+                .arg(envelope.id.as_str())
+                .arg(envelope.task.as_str())
+                .arg(envelope.enqueued.timestamp_millis())
+                .arg(envelope.version)
+                .arg(&envelope.env);
+        }
+        let answers: Vec<String> = self.call(&call).await?;
+        if answers.len() != sealed.len() {
+            return Err(BrokerError::Unexpected("enqueue did not answer for all".to_owned()));
+        }
+        Ok(answers
+            .into_iter()
+            .zip(sealed)
+            .map(|(answer, task)| match answer.as_str() {
+                "FULL" => Err(BrokerError::QueueFull { queue: shard.queue().clone() }),
+                "CONFLICT" => Err(BrokerError::KeyConflict { key: task.key }),
+                answer => {
+                    let known = answer.strip_prefix('=');
+                    let id = known.unwrap_or(answer).parse().map_err(|_| {
+                        BrokerError::Unexpected("enqueue answered no task id".to_owned())
+                    })?;
+                    Ok(Submitted { id, existing: known.is_some() })
+                }
+            })
+            .collect())
+    }
+}
+
+/// A task about to be enqueued; see [`Client::enqueue`].
+#[derive(Debug)]
+#[must_use = "nothing is enqueued until this is awaited"]
+pub struct Enqueue<T: Task> {
+    client: Client,
+    new: Result<NewTask, BrokerError>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Task> Enqueue<T> {
+    fn set(mut self, change: impl FnOnce(&mut CallOptions)) -> Self {
+        if let Ok(new) = &mut self.new {
+            change(&mut new.call);
+        }
+        self
+    }
+
+    /// Starts no earlier than this from now. Default: at once.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.set(|call| call.when = Some(When::In(delay)))
+    }
+
+    /// Starts no earlier than this. A time that has passed means at once.
+    pub fn at(self, at: DateTime<Utc>) -> Self {
+        self.set(|call| call.when = Some(When::At(at)))
+    }
+
+    /// Default: the task's own.
+    pub fn priority(self, priority: Priority) -> Self {
+        self.set(|call| call.priority = Some(priority))
+    }
+
+    /// How often it is tried in all. Default: the task's own.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.set(|call| call.max_attempts = Some(attempts))
+    }
+
+    /// How long one attempt may run. Default: the task's own.
+    pub fn time_limit(self, limit: Duration) -> Self {
+        self.set(|call| call.time_limit = Some(limit))
+    }
+
+    /// How long state and result are kept after the end. Default: the task's own.
+    pub fn result_ttl(self, ttl: Duration) -> Self {
+        self.set(|call| call.result_ttl = Some(ttl))
+    }
+
+    /// The same key and call within 24 h gives the same task; another call with it is refused.
+    pub fn idempotency_key(self, key: impl Into<String>) -> Self {
+        self.set(|call| call.idempotency_key = Some(key.into()))
+    }
+
+    /// Writes only the end of the task: one key less in Redis while it waits.
+    pub fn untracked(self) -> Self {
+        self.set(|call| call.tracked = false)
+    }
+}
+
+type Enqueued<O> = Pin<Box<dyn Future<Output = Result<O, BrokerError>> + Send>>;
+
+impl<T: Task> IntoFuture for Enqueue<T> {
+    type Output = Result<TaskHandle<T::Output>, BrokerError>;
+    type IntoFuture = Enqueued<TaskHandle<T::Output>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let submitted = self.client.submit(self.new?).await?;
+            Ok(TaskHandle::new(self.client, submitted.id))
+        })
+    }
+}
+
+/// Tasks about to be enqueued; see [`Client::enqueue_many`].
+#[derive(Debug)]
+#[must_use = "nothing is enqueued until this is awaited"]
+pub struct EnqueueMany<T: Task> {
+    client: Client,
+    new: Result<Vec<NewTask>, BrokerError>,
+    of: PhantomData<fn() -> T>,
+}
+
+impl<T: Task> EnqueueMany<T> {
+    /// Writes every state of each task, not only its end.
+    pub fn tracked(mut self) -> Self {
+        for new in self.new.iter_mut().flatten() {
+            new.call.tracked = true;
+        }
+        self
+    }
+
+    /// Gives each task its idempotency key, made from its place among the tasks.
+    pub fn idempotency_keys(mut self, key: impl Fn(usize) -> String) -> Self {
+        for (place, new) in self.new.iter_mut().flatten().enumerate() {
+            new.call.idempotency_key = Some(key(place));
+        }
+        self
+    }
+}
+
+impl<T: Task> IntoFuture for EnqueueMany<T> {
+    type Output = Result<Vec<TaskHandle<T::Output>>, BrokerError>;
+    type IntoFuture = Enqueued<Vec<TaskHandle<T::Output>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let answers = self.client.submit_many(&self.new?).await?;
+            answers
+                .into_iter()
+                .map(|answer| Ok(TaskHandle::new(self.client.clone(), answer?.id)))
+                .collect()
+        })
+    }
+}

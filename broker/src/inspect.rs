@@ -1,0 +1,127 @@
+//! What is known of tasks and queues.
+
+use std::{collections::HashMap, str::FromStr};
+
+use chrono::{DateTime, Utc};
+use redis::{cmd, pipe};
+use serde::Serialize;
+use umbel_proto::{QueueName, TaskId, TaskName, TaskState};
+
+use crate::{
+    BrokerError, Client,
+    keys::{GROUP, Shard, Stream},
+};
+
+/// What is known of one task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskRecord {
+    pub id: TaskId,
+    pub task: TaskName,
+    pub state: TaskState,
+    pub queue: QueueName,
+    pub attempt: u32,
+    pub max_attempts: u32,
+    pub enqueued: Option<DateTime<Utc>>,
+    pub started: Option<DateTime<Utc>>,
+    pub finished: Option<DateTime<Utc>>,
+    pub worker: Option<String>,
+    pub error: Option<String>,
+    /// The encoded output of a task that succeeded.
+    pub result: Option<Vec<u8>>,
+}
+
+/// How a queue stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueStatus {
+    pub name: QueueName,
+    /// Ready, and in no worker's hands.
+    pub queued: u64,
+    /// In the hands of workers.
+    pub running: u64,
+    /// Waits for its time, retries included.
+    pub delayed: u64,
+    /// Dead letters.
+    pub dead: u64,
+}
+
+impl Client {
+    /// What is known of a task; `None` where nothing is: it never existed, its record has
+    /// expired, or it is untracked and has not ended.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<TaskRecord>, BrokerError> {
+        let fields: HashMap<String, Vec<u8>> =
+            self.query(cmd("HGETALL").arg(Shard::of(id).task(id))).await?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        record(id, &fields).map(Some).ok_or_else(|| {
+            BrokerError::Unexpected(format!("the record of task {id} is not one of ours"))
+        })
+    }
+
+    /// How every queue stands, by name.
+    pub async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
+        let mut all = Vec::new();
+        for name in self.queue_names().await? {
+            all.push(self.queue(&name).await?);
+        }
+        Ok(all)
+    }
+
+    async fn queue(&self, name: &QueueName) -> Result<QueueStatus, BrokerError> {
+        let shard = Shard::first(name);
+        let mut counts = pipe();
+        for stream in Stream::IN_ORDER {
+            counts.cmd("XLEN").arg(shard.ready(stream));
+        }
+        counts.cmd("ZCARD").arg(shard.delayed()).cmd("XLEN").arg(shard.dead());
+        let counts: Vec<u64> = self.pipeline(&counts).await?;
+        let [ready @ .., delayed, dead] = counts.as_slice() else {
+            return Err(BrokerError::Unexpected("a queue's lengths are missing".to_owned()));
+        };
+        let mut running = 0;
+        for stream in Stream::IN_ORDER {
+            running += self.pending(&shard.ready(stream)).await?;
+        }
+        Ok(QueueStatus {
+            name: name.clone(),
+            // Entries are deleted when they are acknowledged: what is there waits or runs.
+            queued: ready.iter().sum::<u64>().saturating_sub(running),
+            running,
+            delayed: *delayed,
+            dead: *dead,
+        })
+    }
+
+    async fn pending(&self, stream: &str) -> Result<u64, BrokerError> {
+        let summary: Result<redis::streams::StreamPendingReply, _> =
+            self.query(cmd("XPENDING").arg(stream).arg(GROUP)).await;
+        match summary {
+            Ok(summary) => Ok(summary.count() as u64),
+            // No worker has ever read the queue.
+            Err(BrokerError::GroupGone(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn record(id: &TaskId, fields: &HashMap<String, Vec<u8>>) -> Option<TaskRecord> {
+    let text = |name: &str| std::str::from_utf8(fields.get(name)?).ok();
+    fn parsed<T: FromStr>(text: Option<&str>) -> Option<T> {
+        text?.parse().ok()
+    }
+    let time = |name: &str| DateTime::from_timestamp_millis(parsed(text(name))?);
+    Some(TaskRecord {
+        id: id.clone(),
+        task: parsed(text("task"))?,
+        state: parsed(text("state"))?,
+        queue: id.queue(),
+        attempt: parsed(text("attempt"))?,
+        max_attempts: parsed(text("max"))?,
+        enqueued: time("enqueued"),
+        started: time("started"),
+        finished: time("finished"),
+        worker: text("worker").map(str::to_owned),
+        error: text("error").map(str::to_owned),
+        result: fields.get("result").cloned(),
+    })
+}

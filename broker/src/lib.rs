@@ -1,0 +1,38 @@
+//! Redis as the broker: every key, script and connection of the house is in this crate, and no
+//! Redis type leaves it.
+//!
+//! - [`Client`]: enqueue, look at tasks and queues
+//! - [`Consumer`], [`Delivery`]: fetch what a worker has room for
+//! - [`Settler`], [`Verdict`]: end runs, in batches
+//! - [`liveness`], [`shard`]: heartbeats, delayed tasks, recovery
+//! - [`slots`]: the slots of schedules
+//! - [`keys`]: what is stored where
+
+mod client;
+mod connection;
+mod consumer;
+mod delivery;
+mod enqueue;
+mod error;
+mod inspect;
+pub mod keys;
+pub mod liveness;
+mod reconcile;
+mod script;
+mod settings;
+mod settle;
+mod settler;
+pub mod shard;
+pub mod slots;
+mod wait;
+
+pub use client::Client;
+pub use consumer::{Consumer, Stop};
+pub use delivery::{Contents, Delivery, Held};
+pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
+pub use error::BrokerError;
+pub use inspect::{QueueStatus, TaskRecord};
+pub use settings::BrokerSettings;
+pub use settle::{Settlement, Terms, Verdict, Why};
+pub use settler::Settler;
+pub use wait::{TaskHandle, WaitError};

@@ -1,0 +1,93 @@
+//! Compares what Redis thinks a worker holds with what it holds.
+
+use std::{collections::HashMap, sync::Arc};
+
+use redis::{aio::ConnectionLike, cmd};
+use tracing::warn;
+
+use crate::{
+    BrokerError, Delivery, Held,
+    delivery::{EntryKey, Epoch},
+    keys::{GROUP, Shard, Stream},
+    script,
+};
+
+/// More than any worker runs at once, so that the whole of what it holds is seen.
+const HELD_MAX: usize = 10_000;
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// What Redis thinks a worker holds of a shard, by the epoch of the answer: entry → task id, empty
+/// where the entry has no body.
+pub(crate) struct Pending {
+    pub epoch: Arc<Epoch>,
+    pub entries: HashMap<EntryKey, String>,
+}
+
+pub(crate) async fn pending(
+    shard: &Shard,
+    worker: &str,
+    connection: &mut impl ConnectionLike,
+) -> Result<Pending, BrokerError> {
+    let mut call = script::of_shard(&script::HELD, shard);
+    call.arg(worker).arg(HELD_MAX);
+    let answer: Vec<String> = script::run(&call, connection).await?;
+    let unexpected = || BrokerError::Unexpected("held did not answer in threes".to_owned());
+    let [run_id, generation, rest @ ..] = answer.as_slice() else { return Err(unexpected()) };
+    let mut entries = HashMap::new();
+    for three in rest.chunks(3) {
+        let [stream, entry, id] = three else { return Err(unexpected()) };
+        let stream = stream.parse().ok().and_then(Stream::from_key_index).ok_or_else(unexpected)?;
+        let key = EntryKey { shard: shard.clone(), stream, entry: entry.clone() };
+        entries.insert(key, id.clone());
+    }
+    let epoch = Epoch { run_id: run_id.clone(), generation: generation.clone() };
+    Ok(Pending { epoch: Arc::new(epoch), entries })
+}
+
+/// Takes in hand at most `room` entries that were delivered to this worker and never came.
+///
+/// Only what memory knew neither when the question was sent nor when its answer is handled is a
+/// ghost: what is in memory is running or being settled. Must run on the reading connection,
+/// between two reads.
+pub(crate) async fn ghosts(
+    shard: &Shard,
+    worker: &str,
+    held: &Held,
+    room: usize,
+    connection: &mut impl ConnectionLike,
+) -> Result<Vec<Delivery>, BrokerError> {
+    let known = held.keys();
+    let pending = pending(shard, worker, connection).await?;
+    let mut unknown: Vec<EntryKey> = pending
+        .entries
+        .into_keys()
+        .filter(|key| !known.contains(key) && !held.contains(key))
+        .collect();
+    unknown.sort_by(|a, b| a.entry.cmp(&b.entry));
+    let mut adopted = Vec::new();
+    for key in unknown.into_iter().take(room) {
+        let stream = shard.ready(key.stream);
+        let found: Vec<(String, Fields)> = cmd("XRANGE")
+            .arg(&stream)
+            .arg(&key.entry)
+            .arg(&key.entry)
+            .query_async(connection)
+            .await?;
+        match found.into_iter().next() {
+            Some((_, fields)) => {
+                held.insert(key.clone());
+                adopted.push(Delivery::read(key, pending.epoch.clone(), &fields));
+            }
+            None => {
+                warn!(entry = key.entry, stream, "a held entry has no body; Redis lost data");
+                let gone = cmd("XACK").arg(&stream).arg(GROUP).arg(&key.entry).to_owned();
+                gone.query_async::<()>(connection).await?;
+            }
+        }
+    }
+    if !adopted.is_empty() {
+        warn!(queue.name = %shard.queue(), count = adopted.len(), "took in tasks that were delivered into a dead connection");
+    }
+    Ok(adopted)
+}

@@ -1,0 +1,33 @@
+-- An entry's fields are a flat list (name, value, …); they are copied byte for byte, so that what
+-- a newer release added survives an older one.
+local GROUP = 'workers'
+
+local function body(stream, entry)
+  local found = redis.call('XRANGE', stream, entry, entry)
+  return found[1] and found[1][2]
+end
+
+local function field(fields, name)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then return fields[i + 1] end
+  end
+end
+
+local function with(fields, name, value)
+  for i = 1, #fields, 2 do
+    if fields[i] == name then
+      fields[i + 1] = tostring(value)
+      return fields
+    end
+  end
+  fields[#fields + 1] = name
+  fields[#fields + 1] = tostring(value)
+  return fields
+end
+
+-- More values than a Lua call can carry: an entry that wide is not ours, what fits of it is kept.
+local WIDEST = 4000
+
+local function add(stream, fields)
+  redis.call('XADD', stream, '*', unpack(fields, 1, math.min(#fields, WIDEST)))
+end

@@ -1,0 +1,271 @@
+//! The end of a run: what becomes of a task, written in the step that acknowledges it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use umbel_proto::{Priority, TaskState};
+
+use crate::{
+    BrokerError, Client, Delivery, Held,
+    delivery::Epoch,
+    keys::{Shard, Stream},
+    reconcile, script,
+};
+
+/// What becomes of a task after a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// It succeeded; `output` is kept as its result.
+    Complete { output: Vec<u8> },
+    /// It runs again after `delay`, as its next attempt.
+    Retry { delay: Duration, error: String },
+    /// It runs again after `delay`, as the same attempt.
+    Defer { delay: Duration, reason: String },
+    /// It becomes a dead letter.
+    Bury { why: Why, error: String },
+    /// It ends without having run to its end: cancelled or expired.
+    Discard { state: TaskState, by: String },
+    /// It goes back to be taken by any worker, as the same attempt.
+    Release,
+}
+
+/// Why a task is a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Its attempts are spent.
+    Attempts,
+    /// It said that no attempt will succeed.
+    Fatal,
+    /// Its arguments are not those of its name.
+    Args,
+    /// Too many workers died over it.
+    Crash,
+    /// No worker knew its name in time.
+    Unknown,
+    /// It is no envelope.
+    Unreadable,
+}
+
+impl Why {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Fatal => "fatal",
+            Self::Args => "args",
+            Self::Crash => "crash",
+            Self::Unknown => "unknown",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// What the broker must know of a task to settle it, beyond its envelope.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub priority: Priority,
+    pub max_attempts: u32,
+    /// How long the state of the ended task is kept; zero keeps nothing.
+    pub result_ttl: Duration,
+    /// When the run began; `None` where it never did.
+    pub started: Option<DateTime<Utc>>,
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct Settlement {
+    pub delivery: Delivery,
+    pub verdict: Verdict,
+    pub terms: Terms,
+}
+
+/// What a settle was answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Settled,
+    /// The entry is not ours any more; nothing was written for it.
+    Stale,
+    /// The entry was ours and had lost its body.
+    Gone,
+}
+
+impl Verdict {
+    /// The verb of the script, and the two values that go with it.
+    fn words(&self, now: DateTime<Utc>) -> (&'static str, Vec<u8>, &str) {
+        let due = |delay: &Duration| {
+            let delay = chrono::Duration::from_std(*delay).unwrap_or(chrono::Duration::MAX);
+            let at = now.checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC);
+            at.timestamp_millis().to_string().into_bytes()
+        };
+        match self {
+            Self::Complete { output } => ("complete", output.clone(), ""),
+            Self::Retry { delay, error } => ("retry", due(delay), error),
+            Self::Defer { delay, reason } => ("defer", due(delay), reason),
+            Self::Bury { why, error } => ("bury", why.as_str().into(), error),
+            Self::Discard { state, by } => ("discard", state.as_str().into(), by),
+            Self::Release => ("release", Vec::new(), ""),
+        }
+    }
+}
+
+impl Client {
+    /// Settles runs of one shard and epoch in one step. `None`: the epoch is not that of the
+    /// server any more, and nothing was changed.
+    pub(crate) async fn settle(
+        &self,
+        shard: &Shard,
+        epoch: &Epoch,
+        worker: &str,
+        batch: &[Settlement],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Vec<Answer>>, BrokerError> {
+        let mut call = script::of_shard(&script::SETTLE, shard);
+        call.key(shard.delayed()).key(shard.waiting()).key(shard.dead());
+        call.arg(&epoch.run_id)
+            .arg(&epoch.generation)
+            .arg(shard.task_prefix())
+            .arg(shard.queue().as_str())
+            .arg(worker)
+            .arg(now.timestamp_millis());
+        for Settlement { delivery, verdict, terms } in batch {
+            let contents = delivery.contents.as_ref().ok();
+            let envelope = contents.map(|contents| &contents.envelope);
+            let (verb, a, b) = verdict.words(now);
+            call.arg(delivery.key.stream.key_index())
+                .arg(&delivery.key.entry)
+                .arg(envelope.map_or("", |envelope| envelope.id.as_str()))
+                .arg(verb)
+                .arg(u8::from(contents.is_some_and(|contents| contents.body.tracked)))
+                .arg(terms.result_ttl.as_secs())
+                .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
+                .arg(Stream::from(terms.priority).key_index())
+                .arg(envelope.map_or(0, |envelope| envelope.attempt))
+                .arg(terms.max_attempts)
+                .arg(envelope.map_or(0, |envelope| envelope.enqueued.timestamp_millis()))
+                .arg(terms.started.map(|at| at.timestamp_millis().to_string()).unwrap_or_default())
+                .arg(a)
+                .arg(b);
+        }
+        answers(self.call(&call).await?, batch.len())
+    }
+
+    /// Says of the tracked tasks among `deliveries` that they run, and gives back those that this
+    /// worker still holds.
+    pub async fn start(
+        &self,
+        worker: &str,
+        held: &Held,
+        deliveries: Vec<Delivery>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Delivery>, (Vec<Delivery>, BrokerError)> {
+        let (tracked, mut ready): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(|delivery| {
+            delivery.contents.as_ref().is_ok_and(|contents| contents.body.tracked)
+        });
+        let mut waiting = tracked;
+        while let Some(last) = waiting.last() {
+            let (shard, epoch) = (last.key.shard.clone(), last.epoch.clone());
+            let (batch, rest): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|delivery| delivery.key.shard == shard && delivery.epoch == epoch);
+            waiting = rest;
+            match self.start_batch(&shard, &epoch, worker, &batch, now).await {
+                Ok(Some(answers)) => {
+                    for (delivery, answer) in batch.into_iter().zip(answers) {
+                        match answer {
+                            Answer::Settled => ready.push(delivery),
+                            _ => held.remove([&delivery.key]),
+                        }
+                    }
+                }
+                Ok(None) => match self.revalidate(&shard, worker, batch, |d| d, held).await {
+                    Ok(valid) => waiting.extend(valid),
+                    Err((batch, error)) => {
+                        ready.extend(batch);
+                        ready.extend(waiting);
+                        return Err((ready, error));
+                    }
+                },
+                Err(error) => {
+                    ready.extend(batch);
+                    ready.extend(waiting);
+                    return Err((ready, error));
+                }
+            }
+        }
+        Ok(ready)
+    }
+
+    async fn start_batch(
+        &self,
+        shard: &Shard,
+        epoch: &Epoch,
+        worker: &str,
+        batch: &[Delivery],
+        now: DateTime<Utc>,
+    ) -> Result<Option<Vec<Answer>>, BrokerError> {
+        let mut call = script::of_shard(&script::START, shard);
+        call.arg(&epoch.run_id)
+            .arg(&epoch.generation)
+            .arg(shard.task_prefix())
+            .arg(worker)
+            .arg(now.timestamp_millis());
+        for delivery in batch {
+            let envelope = delivery.contents.as_ref().ok().map(|contents| &contents.envelope);
+            call.arg(delivery.key.stream.key_index())
+                .arg(&delivery.key.entry)
+                .arg(envelope.map_or("", |envelope| envelope.id.as_str()))
+                .arg(envelope.map_or(0, |envelope| envelope.attempt));
+        }
+        answers(self.call(&call).await?, batch.len())
+    }
+
+    /// After a change of epoch: keeps and re-tags what this worker still holds by the server's
+    /// word, same entry and same task; the rest is not ours any more and is dropped.
+    pub(crate) async fn revalidate<T>(
+        &self,
+        shard: &Shard,
+        worker: &str,
+        items: Vec<T>,
+        delivery: impl Fn(&mut T) -> &mut Delivery,
+        held: &Held,
+    ) -> Result<Vec<T>, (Vec<T>, BrokerError)> {
+        let pending = match reconcile::pending(shard, worker, &mut self.connection()).await {
+            Ok(pending) => pending,
+            Err(error) => return Err((items, error)),
+        };
+        let mut valid = Vec::new();
+        for mut item in items {
+            let held_here = delivery(&mut item);
+            let id = held_here.contents.as_ref().map_or("", |c| c.envelope.id.as_str());
+            if pending.entries.get(&held_here.key).is_some_and(|there| there == id) {
+                held_here.epoch = pending.epoch.clone();
+                valid.push(item);
+            } else {
+                tracing::warn!(
+                    entry = held_here.key.entry,
+                    task.id = id,
+                    "dropping a task that the server does not know as ours any more"
+                );
+                held.remove([&held_here.key]);
+            }
+        }
+        Ok(valid)
+    }
+}
+
+fn answers(raw: Vec<String>, asked: usize) -> Result<Option<Vec<Answer>>, BrokerError> {
+    if raw.first().is_some_and(|first| first == "EPOCH") {
+        return Ok(None);
+    }
+    let read: Option<Vec<Answer>> = raw
+        .iter()
+        .map(|answer| match answer.as_str() {
+            "1" => Some(Answer::Settled),
+            "0" => Some(Answer::Stale),
+            "2" => Some(Answer::Gone),
+            _ => None,
+        })
+        .collect();
+    read.filter(|read| read.len() == asked)
+        .map(Some)
+        .ok_or_else(|| BrokerError::Unexpected("a settle did not answer for all".to_owned()))
+}

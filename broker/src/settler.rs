@@ -1,0 +1,146 @@
+//! Sends what ended to Redis: one is sent at once, what ends meanwhile goes in the next batch.
+
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::Utc;
+use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tracing::{error, warn};
+
+use crate::{BrokerError, Client, Held, Settlement, settle::Answer};
+
+/// How many runs one script call ends: a longer script would hold up every other client.
+const BATCH_MAX: usize = 128;
+
+/// How many ended runs may wait for Redis before the worker stops fetching.
+const QUEUE_MAX: usize = 10_000;
+
+/// After a refused or lost settle; Redis is asked again until it answers.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+
+/// The worker's end of the settle queue.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    queue: mpsc::Sender<Settlement>,
+    stale: Arc<AtomicU64>,
+}
+
+impl Settler {
+    /// Starts settling for `worker`. The task ends when every clone of the settler is dropped and
+    /// all that was queued is settled.
+    pub fn start(client: Client, worker: String, held: Held) -> (Self, JoinHandle<()>) {
+        let (queue, ended) = mpsc::channel(QUEUE_MAX);
+        let stale = Arc::new(AtomicU64::new(0));
+        let run = Loop { client, worker, held, ended, stale: stale.clone() };
+        (Self { queue, stale }, tokio::spawn(run.run()))
+    }
+
+    /// Queues the end of a run; waits while the queue is full.
+    pub async fn settle(&self, settlement: Settlement) {
+        if self.queue.send(settlement).await.is_err() {
+            // The entry stays pending and is recovered after the lease: nothing is lost.
+            error!("a run ended after its settler had stopped; it will run again");
+        }
+    }
+
+    /// How many settles were refused, since their entry was somebody else's by then.
+    pub fn stale(&self) -> u64 {
+        self.stale.load(Ordering::Relaxed)
+    }
+}
+
+struct Loop {
+    client: Client,
+    worker: String,
+    held: Held,
+    ended: mpsc::Receiver<Settlement>,
+    stale: Arc<AtomicU64>,
+}
+
+impl Loop {
+    async fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            self.step(mem::take(&mut batch)).await;
+        }
+    }
+
+    /// Settles a batch, however often Redis must be asked.
+    async fn step(&mut self, mut batch: Vec<Settlement>) {
+        let mut pause = RETRY_FIRST;
+        while let Some(first) = batch.first() {
+            let (shard, epoch) = (first.delivery.key.shard.clone(), first.delivery.epoch.clone());
+            let (group, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|settlement| {
+                settlement.delivery.key.shard == shard && settlement.delivery.epoch == epoch
+            });
+            batch = rest;
+            let answer =
+                self.client.settle(&shard, &epoch, &self.worker, &group, Utc::now()).await;
+            let trouble = match answer {
+                Ok(Some(answers)) => {
+                    self.note(&group, &answers);
+                    pause = RETRY_FIRST;
+                    continue;
+                }
+                Ok(None) => {
+                    let valid = self
+                        .client
+                        .revalidate(&shard, &self.worker, group, |s| &mut s.delivery, &self.held)
+                        .await;
+                    match valid {
+                        Ok(valid) => {
+                            batch.extend(valid);
+                            continue;
+                        }
+                        Err((group, error)) => {
+                            batch.extend(group);
+                            error
+                        }
+                    }
+                }
+                Err(error) => {
+                    batch.extend(group);
+                    error
+                }
+            };
+            report(&trouble, batch.len(), pause);
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_LONGEST);
+        }
+    }
+
+    fn note(&self, group: &[Settlement], answers: &[Answer]) {
+        // Known until answered: only now may reconciling take such an entry for a ghost.
+        self.held.remove(group.iter().map(|settlement| &settlement.delivery.key));
+        for (settlement, answer) in group.iter().zip(answers) {
+            let contents = settlement.delivery.contents.as_ref().ok();
+            let id = contents.map_or("", |contents| contents.envelope.id.as_str());
+            let entry = settlement.delivery.entry();
+            match answer {
+                Answer::Settled => {}
+                Answer::Stale => {
+                    self.stale.fetch_add(1, Ordering::Relaxed);
+                    warn!(task.id = id, entry, "refused: the task was given to another worker, or this settle was sent twice");
+                }
+                Answer::Gone => {
+                    error!(task.id = id, entry, "the task lost its body in redis; it is marked failed");
+                }
+            }
+        }
+    }
+}
+
+fn report(trouble: &BrokerError, waiting: usize, pause: Duration) {
+    if trouble.is_transient() {
+        warn!(error = %trouble, waiting, "could not settle; trying again in {pause:?}");
+    } else {
+        error!(error = %trouble, waiting, "cannot settle; trying again in {pause:?}");
+    }
+}

@@ -1,0 +1,192 @@
+//! One task's life in a worker: open, resolve, run under guard, decide, tell, settle.
+
+use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
+use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
+
+use crate::{
+    End, Endpoints, Run,
+    registry::Bounded,
+    verdict::{CRASH_LIMIT, History, decide},
+};
+
+/// How long `Handler::ended` may take before the verdict is settled without it.
+const ENDED_LIMIT: Duration = Duration::from_secs(30);
+
+/// What every execution of a worker shares.
+#[derive(Debug, Clone)]
+pub(crate) struct Executor {
+    pub client: Client,
+    pub endpoints: Endpoints,
+    /// Asks running tasks to come to an end.
+    pub cancelled: CancellationToken,
+    /// Ends running tasks: what has not ended by now is given back.
+    pub aborted: CancellationToken,
+}
+
+impl Executor {
+    /// Runs a delivery to its verdict. `jitter` is drawn from `0.0 ..= 1.0`.
+    pub async fn execute(&self, delivery: Delivery, jitter: f64) -> Settlement {
+        let contents = match &delivery.contents {
+            Ok(contents) => contents.clone(),
+            Err(error) => {
+                let outcome = Outcome::Unreadable { error: chain(error) };
+                error!(entry = delivery.entry(), "an entry is no envelope; it goes to the dead letters");
+                return settlement(delivery, outcome, None, jitter);
+            }
+        };
+        let Contents { envelope, body } = contents;
+        let span = info_span!(
+            "task",
+            task.id = %envelope.id,
+            task.name = %envelope.task,
+            task.attempt = envelope.attempt,
+        );
+        async {
+            let bounded = self.endpoints.get(&envelope.task);
+            let options = bounded.map_or(TaskOptions::DEFAULT, |bounded| bounded.options);
+            let run = Run {
+                id: envelope.id,
+                task: envelope.task,
+                attempt: envelope.attempt,
+                max_attempts: body.max_attempts(&options),
+                enqueued: envelope.enqueued,
+                client: self.client.clone(),
+                cancelled: self.cancelled.clone(),
+            };
+            let started = Utc::now();
+            let outcome = match bounded {
+                _ if envelope.version > envelope::VERSION => Outcome::Unknown {
+                    what: format!("envelope version {} is newer than this worker", envelope.version),
+                },
+                None => Outcome::Unknown { what: format!("no handler for `{}`", run.task) },
+                // Judged before body and arguments are touched: they may be what kills.
+                Some(_) if envelope.crashes >= CRASH_LIMIT => {
+                    Outcome::CrashLimit { crashes: envelope.crashes }
+                }
+                Some(bounded) => {
+                    self.guarded(bounded, &body.args, run.clone(), body.time_limit(&options)).await
+                }
+            };
+            let settlement = settlement(delivery, outcome, Some((options, started)), jitter);
+            report(&settlement.verdict, &run);
+            if let (Some(bounded), Some(end)) = (bounded, end_of(&settlement.verdict)) {
+                tell(bounded, &body.args, &end, run).await;
+            }
+            settlement
+        }
+        .instrument(span)
+        .await
+    }
+
+    /// The handler under its time limit, with panics caught and the drain heeded.
+    async fn guarded(&self, bounded: &Bounded, args: &[u8], run: Run, limit: Duration) -> Outcome {
+        let guarded = AssertUnwindSafe(bounded.handler.run(args, run)).catch_unwind();
+        let ended = self.aborted.run_until_cancelled(timeout(limit, guarded)).await;
+        match ended {
+            Some(Ok(Ok(outcome))) => outcome,
+            Some(Ok(Err(panic))) => Outcome::Panicked { message: panic_message(&*panic) },
+            Some(Err(_)) => Outcome::TimedOut { limit },
+            None => Outcome::Drained,
+        }
+    }
+}
+
+fn settlement(
+    delivery: Delivery,
+    outcome: Outcome,
+    run: Option<(TaskOptions, DateTime<Utc>)>,
+    jitter: f64,
+) -> Settlement {
+    let options = run.map_or(TaskOptions::DEFAULT, |(options, _)| options);
+    let never_ran = matches!(outcome, Outcome::Unknown { .. } | Outcome::CrashLimit { .. });
+    let (terms, history) = match &delivery.contents {
+        Ok(Contents { envelope, body }) => (
+            Terms {
+                priority: body.priority(&options),
+                max_attempts: body.max_attempts(&options),
+                result_ttl: body.result_ttl(&options),
+                started: run.map(|(_, started)| started).filter(|_| !never_ran),
+            },
+            History {
+                attempt: envelope.attempt,
+                max_attempts: body.max_attempts(&options),
+                age: (Utc::now() - envelope.enqueued).to_std().unwrap_or_default(),
+            },
+        ),
+        Err(_) => (
+            Terms {
+                priority: options.priority,
+                max_attempts: 1,
+                result_ttl: Duration::ZERO,
+                started: None,
+            },
+            History { attempt: 1, max_attempts: 1, age: Duration::ZERO },
+        ),
+    };
+    let verdict = decide(outcome, history, &options.retry, jitter);
+    Settlement { delivery, verdict, terms }
+}
+
+/// Which ends an application is told of.
+fn end_of(verdict: &Verdict) -> Option<End> {
+    match verdict {
+        Verdict::Bury { why: Why::Unknown | Why::Unreadable, .. } => None,
+        Verdict::Bury { why, error } => {
+            Some(End::Failed { why: why.as_str(), error: error.clone() })
+        }
+        Verdict::Discard { state: TaskState::Expired, .. } => Some(End::Expired),
+        Verdict::Discard { by, .. } => Some(End::Cancelled { by: by.clone() }),
+        Verdict::Complete { .. }
+        | Verdict::Retry { .. }
+        | Verdict::Defer { .. }
+        | Verdict::Release => None,
+    }
+}
+
+async fn tell(bounded: &Bounded, args: &[u8], end: &End, run: Run) {
+    let told = AssertUnwindSafe(bounded.handler.ended(args, end, run)).catch_unwind();
+    match timeout(ENDED_LIMIT, told).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(Ok(Err(error))) => error!(error, "`ended` failed; the end stands"),
+        Ok(Err(panic)) => {
+            error!(error = panic_message(&*panic), "`ended` panicked; the end stands");
+        }
+        Err(_) => error!("`ended` took longer than {ENDED_LIMIT:?}; the end stands"),
+    }
+}
+
+fn report(verdict: &Verdict, run: &Run) {
+    let Run { task, attempt, max_attempts, .. } = run;
+    match verdict {
+        Verdict::Complete { .. } => info!("`{task}` succeeded"),
+        Verdict::Retry { delay, error } => warn!(
+            error,
+            "`{task}` failed in attempt {attempt} of {max_attempts}; next try in {delay:?}"
+        ),
+        Verdict::Defer { delay, reason } => info!(reason, "`{task}` waits {delay:?}"),
+        Verdict::Bury { why, error } => {
+            error!(error, why = why.as_str(), "`{task}` failed for good; it is a dead letter");
+        }
+        Verdict::Discard { state, by } => info!(by, "`{task}` {state}"),
+        Verdict::Release => info!("`{task}` is given back"),
+    }
+}
+
+fn chain(error: &(dyn std::error::Error + Send + Sync)) -> String {
+    crate::handler::Chain(error).to_string()
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
+}

@@ -1,0 +1,140 @@
+//! Keeps a worker alive in the eyes of the others, on a thread of its own: it beats on while tasks
+//! block every thread of the runtime.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use umbel_broker::{
+    BrokerError, Client,
+    liveness::{Beat, Heartbeat},
+};
+
+/// Four of these fit in the shortest lease.
+const BEAT_EVERY: Duration = Duration::from_secs(3);
+
+/// How old the last answered beat may be for a task to start: well under the lease, so that what
+/// starts here is not being given to another.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// What the other loops of a worker read of its heart.
+#[derive(Debug, Clone)]
+pub(crate) struct Pulse {
+    last: Arc<Mutex<Option<Sent>>>,
+    /// The beats of all workers, with when they were answered. `None`: no answer.
+    pub beats: watch::Receiver<Option<(Instant, HashMap<String, Beat>)>>,
+    /// This worker was declared dead.
+    pub fenced: CancellationToken,
+}
+
+/// When an answered beat was sent, by both clocks: the monotonic one stands still while a virtual
+/// machine is suspended.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Pulse {
+    /// Whether a task may start: the lease cannot have been taken away yet.
+    pub fn is_fresh(&self) -> bool {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|sent| {
+            let wall = sent.wall.elapsed().unwrap_or_default();
+            sent.monotonic.elapsed().max(wall) < FRESH && !self.fenced.is_cancelled()
+        })
+    }
+}
+
+/// The thread that beats.
+#[derive(Debug)]
+pub(crate) struct Heart {
+    client: Client,
+    worker: String,
+    info: String,
+    last: Arc<Mutex<Option<Sent>>>,
+    beats: watch::Sender<Option<(Instant, HashMap<String, Beat>)>>,
+    fenced: CancellationToken,
+}
+
+impl Heart {
+    /// Starts beating until `stop`. The thread ends by itself when fenced.
+    pub fn start(
+        client: &Client,
+        worker: String,
+        info: String,
+        stop: CancellationToken,
+    ) -> Result<(Pulse, thread::JoinHandle<()>), HeartError> {
+        let (beats, seen) = watch::channel(None);
+        let heart = Self {
+            client: client.clone(),
+            worker,
+            info,
+            last: Arc::default(),
+            beats,
+            fenced: CancellationToken::new(),
+        };
+        let pulse = Pulse { last: heart.last.clone(), beats: seen, fenced: heart.fenced.clone() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = thread::Builder::new()
+            .name("heartbeat".to_owned())
+            .spawn(move || runtime.block_on(heart.run(stop)))?;
+        Ok((pulse, thread))
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        // A connection belongs to the runtime that made it; the worker's may be blocked.
+        match self.client.separate() {
+            Ok(client) => self.client = client,
+            Err(error) => {
+                error!(%error, "no heartbeat");
+                return self.fenced.cancel();
+            }
+        }
+        let mut answered = true;
+        while !stop.is_cancelled() && !self.fenced.is_cancelled() {
+            match self.step().await {
+                Ok(()) if !answered => {
+                    answered = true;
+                    info!("redis answers again");
+                }
+                Ok(()) => {}
+                Err(error) => {
+                    answered = false;
+                    let _ = self.beats.send_replace(None);
+                    warn!(%error, "no heartbeat; trying again in {BEAT_EVERY:?}");
+                }
+            }
+            if stop.run_until_cancelled(sleep(BEAT_EVERY)).await.is_none() {
+                break;
+            }
+        }
+    }
+
+    async fn step(&self) -> Result<(), BrokerError> {
+        let sent = Sent { monotonic: Instant::now(), wall: SystemTime::now() };
+        match self.client.heartbeat(&self.worker, &self.info).await? {
+            Heartbeat::Alive(beats) => {
+                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
+                let _ = self.beats.send_replace(Some((Instant::now(), beats)));
+            }
+            Heartbeat::Fenced => {
+                error!(worker = self.worker, "declared dead by the others: what this worker holds is theirs now");
+                self.fenced.cancel();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why no heart could be started.
+#[derive(Debug, thiserror::Error)]
+#[error("the heartbeat thread cannot be started")]
+pub(crate) struct HeartError(#[from] io::Error);

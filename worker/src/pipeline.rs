@@ -1,0 +1,141 @@
+//! Fetch, and hand each task to an execution of its own: permits first, then fetch.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, warn};
+use umbel_broker::{BrokerError, Client, Consumer, Delivery, Held, Settlement, Settler, Terms, Verdict};
+use umbel_proto::TaskOptions;
+
+use crate::{execute::Executor, heartbeat::Pulse};
+
+/// After a failed fetch; Redis is asked again until it answers.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
+
+/// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
+const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub client: Client,
+    pub consumer: Consumer,
+    pub executor: Executor,
+    pub settler: Settler,
+    pub held: Held,
+    pub pulse: Pulse,
+    pub worker: String,
+    pub permits: Arc<Semaphore>,
+    pub running: TaskTracker,
+}
+
+impl Pipeline {
+    /// Until `stop`, which must go with [`umbel_broker::Stop::request`]: a read is never cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut pause = RETRY_FIRST;
+        while let Some(permits) = stop.run_until_cancelled(self.acquire()).await {
+            match self.step(permits, &stop).await {
+                Ok(()) => pause = RETRY_FIRST,
+                Err(error) => {
+                    if error.is_transient() {
+                        warn!(%error, "could not fetch; trying again in {pause:?}");
+                    } else {
+                        error!(%error, "cannot fetch; trying again in {pause:?}");
+                    }
+                    stop.run_until_cancelled(sleep(pause)).await;
+                    pause = (pause * 2).min(RETRY_LONGEST);
+                }
+            }
+        }
+    }
+
+    /// All permits that are free, one at least.
+    async fn acquire(&self) -> Vec<OwnedSemaphorePermit> {
+        let mut permits = Vec::new();
+        // The semaphore is never closed.
+        if let Ok(first) = self.permits.clone().acquire_owned().await {
+            permits.push(first);
+            while let Ok(more) = self.permits.clone().try_acquire_owned() {
+                permits.push(more);
+            }
+        }
+        permits
+    }
+
+    /// Fetches for the permits and starts what came.
+    async fn step(
+        &mut self,
+        mut permits: Vec<OwnedSemaphorePermit>,
+        stop: &CancellationToken,
+    ) -> Result<(), BrokerError> {
+        let mut fetched = self.consumer.fetch(permits.len()).await?;
+        let surplus = fetched.split_off(permits.len().min(fetched.len()));
+        self.give_back(surplus).await;
+        if fetched.is_empty() {
+            return Ok(());
+        }
+        // Without an answered heartbeat these may be another's by now; a stop gives them back.
+        while !self.pulse.is_fresh() && !stop.is_cancelled() && !self.pulse.fenced.is_cancelled() {
+            sleep(STALE_PULSE_LOOK).await;
+        }
+        if self.pulse.fenced.is_cancelled() {
+            // They are added again by whoever declared this worker dead.
+            return Ok(());
+        }
+        if stop.is_cancelled() {
+            self.give_back(fetched).await;
+            return Ok(());
+        }
+        for delivery in self.started(fetched).await {
+            let Some(permit) = permits.pop() else { break };
+            self.spawn(delivery, permit);
+        }
+        Ok(())
+    }
+
+    /// Writes that the tracked ones run; Redis is asked again until it answers.
+    async fn started(&self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let answer =
+                self.client.start(&self.worker, &self.held, deliveries, Utc::now()).await;
+            match answer {
+                Ok(started) => return started,
+                Err((again, error)) => {
+                    warn!(%error, "could not start tasks; trying again in {pause:?}");
+                    deliveries = again;
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_LONGEST);
+                }
+            }
+        }
+    }
+
+    fn spawn(&self, delivery: Delivery, permit: OwnedSemaphorePermit) {
+        let (executor, settler) = (self.executor.clone(), self.settler.clone());
+        self.running.spawn(async move {
+            let settlement = executor.execute(delivery, rand::random()).await;
+            settler.settle(settlement).await;
+            // Queued is enough: what is in the settle queue needs no room to run.
+            drop(permit);
+        });
+    }
+
+    async fn give_back(&self, deliveries: Vec<Delivery>) {
+        for delivery in deliveries {
+            let options = TaskOptions::DEFAULT;
+            let terms = Terms {
+                priority: options.priority,
+                max_attempts: options.max_attempts,
+                result_ttl: options.result_ttl,
+                started: None,
+            };
+            self.settler.settle(Settlement { delivery, verdict: Verdict::Release, terms }).await;
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Moves tasks whose time has come from the delayed set to their streams.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+use umbel_broker::{
+    BrokerError, Client,
+    keys::Shard,
+    shard::Tick,
+};
+
+/// How late a task may be that was enqueued after the last look.
+const TICK_EVERY: Duration = Duration::from_secs(3);
+
+/// Two ticks for one due time are spared by waiting at least this.
+const TICK_SOONEST: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(crate) struct Promoter {
+    client: Client,
+    shards: Vec<Shard>,
+}
+
+impl Promoter {
+    pub fn new(client: Client, shards: Vec<Shard>) -> Self {
+        Self { client, shards }
+    }
+
+    pub async fn run(self, stop: CancellationToken) {
+        let mut pause = Duration::ZERO;
+        while stop.run_until_cancelled(sleep(pause)).await.is_some() {
+            let now = Utc::now();
+            pause = match self.step(now).await {
+                Ok(next_due) => pause_until(next_due, now),
+                Err(error) => {
+                    warn!(%error, "could not move due tasks; trying again in {TICK_EVERY:?}");
+                    TICK_EVERY
+                }
+            };
+        }
+    }
+
+    /// Moves all that is due; tells when the next is.
+    pub async fn step(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, BrokerError> {
+        let mut next: Option<DateTime<Utc>> = None;
+        for shard in &self.shards {
+            loop {
+                let tick = self.client.tick(shard, now).await?;
+                if tick.is_full() {
+                    continue;
+                }
+                match tick {
+                    Tick::Moved { gone, next_due, .. } => {
+                        if gone > 0 {
+                            error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
+                        }
+                        next = next.into_iter().chain(next_due).min();
+                    }
+                    Tick::Skewed { redis } => {
+                        error!(queue.name = %shard.queue(), %redis, here = %now, "the clocks here and of redis differ by more than 5 s; delayed tasks wait");
+                    }
+                }
+                break;
+            }
+        }
+        Ok(next)
+    }
+}
+
+fn pause_until(next_due: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
+    next_due
+        .map(|due| (due - now).to_std().unwrap_or_default())
+        .unwrap_or(TICK_EVERY)
+        .clamp(TICK_SOONEST, TICK_EVERY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_look_is_when_the_next_task_is_due() {
+        let now = DateTime::from_timestamp_millis(1_790_000_000_000).unwrap();
+        let due = |ms| Some(now + chrono::Duration::milliseconds(ms));
+        assert_eq!(pause_until(due(800), now), Duration::from_millis(800));
+        assert_eq!(pause_until(due(-10), now), TICK_SOONEST);
+        assert_eq!(pause_until(due(60_000), now), TICK_EVERY);
+        assert_eq!(pause_until(None, now), TICK_EVERY);
+    }
+}
