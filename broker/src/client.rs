@@ -86,15 +86,20 @@ impl Client {
         script::run(call, &mut self.connection.clone()).await
     }
 
-    /// Enters a queue in the list of queues, once a process: inspection and recovery go by it.
+    /// Enters a queue in the list of queues: inspection and recovery go by it. Once a process where
+    /// tasks are enqueued; each worker's connect enters it again, should Redis have lost the list.
+    pub(crate) async fn list_queue_once(&self, shard: &Shard) -> Result<(), BrokerError> {
+        let listed = |client: &Self| {
+            client.listed.lock().unwrap_or_else(PoisonError::into_inner).contains(shard.queue())
+        };
+        if !listed(self) {
+            self.list_queue(shard).await?;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn list_queue(&self, shard: &Shard) -> Result<(), BrokerError> {
         let queue = shard.queue();
-        let known = |set: &Mutex<HashSet<QueueName>>| {
-            set.lock().unwrap_or_else(PoisonError::into_inner).contains(queue)
-        };
-        if known(&self.listed) {
-            return Ok(());
-        }
         let entry = cmd("HSETNX")
             .arg(keys::queues())
             .arg(queue.as_str())

@@ -228,7 +228,7 @@ impl Client {
         tasks: &[NewTask],
         now: DateTime<Utc>,
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
-        self.list_queue(shard).await?;
+        self.list_queue_once(shard).await?;
         let sealed: Vec<Sealed> =
             tasks.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
         let mut call = script::of_shard(&script::ENQUEUE, shard);

@@ -112,11 +112,6 @@ impl Shard {
         format!("umbel:{{{}}}:task:{id}", self.tag)
     }
 
-    /// What the keys of single tasks begin with, for scripts that touch many.
-    pub fn task_prefix(&self) -> String {
-        format!("umbel:{{{}}}:task:", self.tag)
-    }
-
     /// ZSET: task id → when the mark may be forgotten.
     pub fn cancelled(&self) -> String {
         format!("umbel:{{{}}}:cancelled", self.tag)
@@ -250,7 +245,9 @@ mod tests {
         ] {
             assert!(key.starts_with(&shard.prefix()), "{key}");
         }
-        assert_eq!(shard.task(&id), format!("{}{id}", shard.task_prefix()));
+        // Scripts make these two from the prefix.
+        assert_eq!(shard.task(&id), format!("{}task:{id}", shard.prefix()));
+        assert_eq!(shard.idempotency("k"), format!("{}idempotency:k", shard.prefix()));
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Client {
         call.key(shard.delayed()).key(shard.waiting()).key(shard.dead());
         call.arg(&epoch.run_id)
             .arg(&epoch.generation)
-            .arg(shard.task_prefix())
+            .arg(shard.prefix())
             .arg(shard.queue().as_str())
             .arg(worker)
             .arg(now.timestamp_millis());
@@ -205,7 +205,7 @@ impl Client {
         let mut call = script::of_shard(&script::START, shard);
         call.arg(&epoch.run_id)
             .arg(&epoch.generation)
-            .arg(shard.task_prefix())
+            .arg(shard.prefix())
             .arg(worker)
             .arg(now.timestamp_millis());
         for delivery in batch {

@@ -78,7 +78,7 @@ impl Client {
         let mut call = script::of_shard(&script::TICK, shard);
         call.key(shard.delayed())
             .key(shard.waiting())
-            .arg(shard.task_prefix())
+            .arg(shard.prefix())
             .arg(now.timestamp_millis())
             .arg(TICK_BATCH)
             .arg(CLOCK_SKEW_MS);
@@ -127,7 +127,7 @@ impl Client {
         charged: bool,
     ) -> Result<Recovered, BrokerError> {
         let mut call = script::of_shard(&script::RECOVER, shard);
-        call.arg(shard.task_prefix()).arg(worker).arg(u8::from(charged)).arg(RECOVER_BATCH);
+        call.arg(shard.prefix()).arg(worker).arg(u8::from(charged)).arg(RECOVER_BATCH);
         let (added, gone, more): (u64, u64, u8) = self.call(&call).await?;
         Ok(Recovered { added, gone, more: more != 0 })
     }

@@ -59,7 +59,11 @@ impl<O: DeserializeOwned> TaskHandle<O> {
         let deadline = Instant::now() + longest;
         let mut pause = FIRST_LOOK;
         loop {
-            if let Some(record) = self.record().await?.filter(|record| record.state.has_ended()) {
+            let looked = self.record().await;
+            if let Ok(Some(record)) = &looked
+                && record.state.has_ended()
+            {
+                let record = record.clone();
                 return match record.state {
                     TaskState::Succeeded => {
                         Ok(codec::decode(&record.result.unwrap_or_default())?)
@@ -70,8 +74,11 @@ impl<O: DeserializeOwned> TaskHandle<O> {
                 };
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(WaitError::TimedOut(longest));
+            match looked {
+                // The task goes on while Redis is away; only the end of the wait makes it an error.
+                Err(error) if left.is_zero() || !error.is_transient() => return Err(error.into()),
+                _ if left.is_zero() => return Err(WaitError::TimedOut(longest)),
+                _ => {}
             }
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(RAREST_LOOK);

@@ -1,0 +1,147 @@
+//! What can go wrong between us and Postgres, told by what the caller can do about it.
+
+use std::{error::Error, time::Duration};
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// Why the database did not do as asked. Holds no password, no parameters, and none of the row values that Postgres
+/// quotes in its `DETAIL` lines.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Postgres or its pooler cannot be used now; the same call may work later. A statement that was on its way when
+    /// the connection broke may have taken effect: what must happen once goes through [`Db::once`](crate::Db::once).
+    #[error("postgres is unavailable")]
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The statement ran into its time limit and was cancelled; nothing of it remains.
+    #[error("a statement took longer than {limit:?}")]
+    TooSlow {
+        /// The limit that was in force.
+        limit: Duration,
+    },
+    /// Deadlock, serialization failure or a lock not to be had: another transaction went first. Try again.
+    #[error("lost against another transaction")]
+    Conflict(#[source] Refusal),
+    /// The value is there already.
+    #[error("`{constraint}` allows a value only once")]
+    UniqueViolation {
+        /// The name of the constraint or unique index.
+        constraint: String,
+        /// What Postgres said.
+        #[source]
+        source: Refusal,
+    },
+    /// Postgres refused the statement and will refuse it again: wrong SQL, a violated check, a missing right.
+    #[error("postgres refused the statement")]
+    Statement(#[source] Refusal),
+    /// The parameters cannot be sent, or do not fit the statement's `{params}`.
+    #[error("bad parameters: {0}")]
+    BadParameter(String),
+    /// A row came back that is not a `T`.
+    #[error("a row does not decode as {wanted}")]
+    Decode {
+        /// The type that was asked for.
+        wanted: &'static str,
+        /// What did not fit.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The statement gives more rows than the caller said it would take.
+    #[error("a statement gave more than {limit} rows")]
+    TooManyRows {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A statement of the transaction failed, the failure was passed over, and so there is nothing to commit.
+    #[error("the transaction was rolled back: one of its statements had failed")]
+    Aborted,
+}
+
+/// What Postgres answered to a statement that it refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} (SQLSTATE {code})")]
+pub struct Refusal {
+    /// The five characters of SQLSTATE.
+    pub code: String,
+    /// Postgres' primary message, one line.
+    pub message: String,
+}
+
+impl StoreError {
+    /// Whether the same call may work later without a change of program, data or schema.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TooSlow { .. } | Self::Conflict(_))
+    }
+
+    /// Reads sqlx' error; `limit` is the time limit that the statement ran under.
+    pub(crate) fn from_sqlx(error: sqlx::Error, limit: Duration) -> Self {
+        match error {
+            sqlx::Error::Database(error) => {
+                let fatal = error
+                    .try_downcast_ref::<PgDatabaseError>()
+                    .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+                let constraint = error.constraint().map(str::to_owned);
+                let refusal = Refusal {
+                    code: error.code().unwrap_or_default().into_owned(),
+                    message: error.message().to_owned(),
+                };
+                refusal.judge(fatal, constraint, limit)
+            }
+            sqlx::Error::Encode(source) => Self::BadParameter(source.to_string()),
+            other => Self::Unavailable(other.into()),
+        }
+    }
+}
+
+impl Refusal {
+    fn judge(self, fatal: bool, constraint: Option<String>, limit: Duration) -> StoreError {
+        match (self.code.as_str(), constraint) {
+            ("57014", _) => StoreError::TooSlow { limit },
+            ("40001" | "40P01" | "55P03", _) => StoreError::Conflict(self),
+            ("23505", Some(constraint)) => StoreError::UniqueViolation { constraint, source: self },
+            // Connection, resources, shutdown, trouble of the machine, a standby after a failover. What is fatal ends
+            // the connection, whatever its code: poolers use codes of their own.
+            ("25006", _) => StoreError::Unavailable(self.into()),
+            (code, _) if fatal || ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+                StoreError::Unavailable(self.into())
+            }
+            _ => StoreError::Statement(self),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(code: &str, fatal: bool) -> StoreError {
+        let refusal = Refusal { code: code.to_owned(), message: "no".to_owned() };
+        refusal.judge(fatal, Some("pages_url_key".to_owned()), Duration::from_secs(30))
+    }
+
+    #[test]
+    fn an_error_says_what_the_caller_can_do() {
+        assert!(matches!(judged("23505", false), StoreError::UniqueViolation { constraint, .. } if constraint == "pages_url_key"));
+        assert!(matches!(judged("57014", false), StoreError::TooSlow { .. }));
+        assert!(matches!(judged("40P01", false), StoreError::Conflict(_)));
+        assert!(matches!(judged("42601", false), StoreError::Statement(_)));
+        assert!(matches!(judged("23514", false), StoreError::Statement(_)));
+        for code in ["08006", "53300", "57P01", "58030", "25006"] {
+            assert!(matches!(judged(code, false), StoreError::Unavailable(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn whatever_ends_the_connection_is_told_as_unavailable() {
+        assert!(matches!(judged("XX000", true), StoreError::Unavailable(_)));
+        assert!(matches!(judged("XX000", false), StoreError::Statement(_)));
+    }
+
+    #[test]
+    fn only_trouble_that_passes_is_transient() {
+        assert!(judged("57P01", true).is_transient());
+        assert!(judged("57014", false).is_transient());
+        assert!(judged("40001", false).is_transient());
+        assert!(!judged("23505", false).is_transient());
+        assert!(!judged("42601", false).is_transient());
+    }
+}

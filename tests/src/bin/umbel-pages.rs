@@ -1,0 +1,66 @@
+//! `umbel-pages`: the site that the demo scrapes, served on loopback.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use umbel_tests::pages::{Site, listen, serve, url};
+
+/// Serves a folder of HTML pages on 127.0.0.1 and prints its URL once it listens.
+#[derive(Debug, Parser)]
+#[command(name = "umbel-pages", version)]
+struct Args {
+    /// The folder to serve
+    #[arg(long)]
+    dir: PathBuf,
+
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+
+    /// How late each answer is, in milliseconds
+    #[arg(long, default_value_t = 0)]
+    delay_ms: u64,
+
+    /// Ends when stdin closes, too: with whoever started it
+    #[arg(long)]
+    until_eof: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let stop = CancellationToken::new();
+    // Before the URL is printed: who reads it may send the signal at once.
+    let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    for signal in signals {
+        tokio::spawn(cancel_on(signal, stop.clone()));
+    }
+    if args.until_eof {
+        let stop = stop.clone();
+        // A thread of its own, because reading stdin cannot be cancelled; it ends with the process.
+        std::thread::spawn(move || {
+            let read = io::copy(&mut io::stdin(), &mut io::sink());
+            if let Err(error) = read {
+                eprintln!("umbel-pages: cannot read stdin: {error}");
+            }
+            stop.cancel();
+        });
+    }
+
+    let site = Site::new(&args.dir, Duration::from_millis(args.delay_ms), stop)?;
+    let listener =
+        listen(args.port).await.with_context(|| format!("cannot listen on port {}", args.port))?;
+    println!("{}", url(listener.local_addr()?));
+    serve(listener, site).await?;
+    Ok(())
+}
+
+async fn cancel_on(mut signal: Signal, stop: CancellationToken) {
+    signal.recv().await;
+    stop.cancel();
+}

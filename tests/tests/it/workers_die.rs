@@ -1,0 +1,259 @@
+//! What a worker held is run by another; what a worker that was thought dead says is refused.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use umbel_broker::{
+    Consumer, Held, Settlement, Settler, Terms, Verdict,
+    keys::{Shard, Stream},
+    liveness::Heartbeat,
+};
+use umbel_proto::{Priority, TaskState};
+use umbel_tests::{
+    eventually::{eventually, eventually_eq, within},
+    house::House,
+    probe::{Act, Probe},
+};
+use umbel_worker::End;
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn shard() -> Shard {
+    Shard::first(&"default".parse().unwrap())
+}
+
+fn terms() -> Terms {
+    Terms {
+        priority: Priority::Normal,
+        max_attempts: 3,
+        result_ttl: Duration::from_secs(60),
+        started: Some(Utc::now()),
+    }
+}
+
+fn consumer(house: &House, worker: &str, held: &Held) -> Consumer {
+    Consumer::new(house.client.clone(), worker.to_owned(), vec![shard()], held.clone())
+}
+
+/// Declares a worker dead that was never seen to beat, and adds what it held again.
+async fn bury_worker(house: &House, worker: &str) {
+    assert!(house.client.declare_dead(worker, "", "test", Utc::now()).await.unwrap());
+    house.client.recover(&shard(), worker, true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_workers_tasks_are_run_by_another() {
+    let house = House::start();
+    let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    // A worker that reads and is never heard of again.
+    let taken = consumer(&house, "gone", &Held::default()).fetch(1).await.unwrap();
+    assert_eq!(taken.len(), 1);
+    let worker = house.worker_with(|settings| settings.lease = Duration::from_secs(12));
+    let within_a_lease = Duration::from_secs(12 + 8);
+    within(within_a_lease, "the task ends", async || {
+        let record = handle.record().await.unwrap()?;
+        (record.state == TaskState::Succeeded).then_some(())
+    })
+    .await;
+    assert_eq!(house.record.attempts_of("a"), [1], "a death burns no attempt");
+    eventually("its consumer is gone", async || {
+        (!house.client.consumers(&shard()).await.unwrap().contains("gone")).then_some(())
+    })
+    .await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_of_what_was_given_to_another_is_refused() {
+    let house = House::start();
+    let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    let held = Held::default();
+    let mut zombie = consumer(&house, "zombie", &held);
+    let [taken] = <[_; 1]>::try_from(zombie.fetch(1).await.unwrap()).unwrap();
+    bury_worker(&house, "zombie").await;
+
+    let (settler, settling) =
+        Settler::start(house.client.clone(), "zombie".to_owned(), held.clone());
+    let verdict = Verdict::Complete { output: vec![0x2a] };
+    settler.settle(Settlement { delivery: taken, verdict, terms: terms() }).await;
+    let refused = settler.clone();
+    drop(settler);
+    eventually_eq("the settle is refused", 1, async || refused.stale()).await;
+    drop(refused);
+    settling.await.unwrap();
+    // Nothing was written, and the task still waits.
+    assert_eq!(handle.record().await.unwrap().unwrap().state, TaskState::Queued);
+    assert_eq!(house.queue().await.queued, 1);
+
+    let worker = house.worker(1);
+    assert_eq!(handle.wait(LONG).await.unwrap(), 1, "the result of the rightful run");
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_recovered_entry_does_not_spoil_the_settle_of_the_others() {
+    let house = House::start();
+    let probes = (0..5).map(|n| Probe::new(&format!("n{n}"), Act::Ok));
+    let handles = house.client.enqueue_many(probes).tracked().await.unwrap();
+    let held = Held::default();
+    let taken = consumer(&house, "w", &held).fetch(5).await.unwrap();
+    // Two of five are given to others, as a recovery would.
+    for delivery in [&taken[1], &taken[3]] {
+        let key = shard().ready(Stream::Normal);
+        house.redis.cli(&["XACK", &key, "workers", delivery.entry()]);
+        house.redis.cli(&["XDEL", &key, delivery.entry()]);
+    }
+    let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());
+    for delivery in taken {
+        let verdict = Verdict::Complete { output: vec![1] };
+        settler.settle(Settlement { delivery, verdict, terms: terms() }).await;
+    }
+    let counts = settler.clone();
+    drop(settler);
+    eventually_eq("two are stale", 2, async || counts.stale()).await;
+    drop(counts);
+    settling.await.unwrap();
+    let mut states = Vec::new();
+    for handle in &handles {
+        states.push(handle.record().await.unwrap().unwrap().state);
+    }
+    use TaskState::{Queued, Succeeded};
+    assert_eq!(states, [Succeeded, Queued, Succeeded, Queued, Succeeded]);
+    assert!(held.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_kills_its_workers_is_buried_and_told() {
+    let house = House::start();
+    let handle = house.client.enqueue(Probe::new("killer", Act::Ok)).await.unwrap();
+    for worker in ["one", "two", "three"] {
+        assert_eq!(consumer(&house, worker, &Held::default()).fetch(1).await.unwrap().len(), 1);
+        bury_worker(&house, worker).await;
+    }
+    let worker = house.worker(1);
+    let record = house.ended(handle.id()).await;
+    assert_eq!(record.state, TaskState::Failed);
+    assert!(record.error.unwrap().contains("3 workers died"));
+    assert!(house.record.attempts_of("killer").is_empty(), "the body was not run");
+    let ends = house.record.ends_of("killer");
+    assert!(matches!(ends.as_slice(), [End::Failed { why: "crash", .. }]), "{ends:?}");
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_declared_dead_is_fenced() {
+    let house = House::start();
+    assert!(matches!(house.client.heartbeat("w", "{}").await.unwrap(), Heartbeat::Alive(_)));
+    // Judged by the beat that was seen: a worker that beats in between lives.
+    assert!(!house.client.declare_dead("w", "0", "test", Utc::now()).await.unwrap());
+    assert!(house.client.declare_dead("w", "1", "test", Utc::now()).await.unwrap());
+    assert_eq!(house.client.heartbeat("w", "{}").await.unwrap(), Heartbeat::Fenced);
+    assert!(!house.client.declare_dead("w", "1", "test", Utc::now()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_worker_ends_and_says_so() {
+    let house = House::start();
+    let worker = house.worker(1);
+    let beat = eventually("a beat", async || {
+        let beat = house.redis.cli(&["HGET", "umbel:{workers}:heartbeat", &worker.id]);
+        let beat = beat.trim().trim_matches('"').to_owned();
+        (!beat.is_empty()).then_some(beat)
+    })
+    .await;
+    assert!(house.client.declare_dead(&worker.id, &beat, "test", Utc::now()).await.unwrap());
+    let id = worker.id.clone();
+    let ended = worker.ended().await;
+    assert!(matches!(ended, Err(umbel_worker::WorkerError::Fenced(fenced)) if fenced == id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_lets_tasks_end_and_gives_back_what_does_not() {
+    let house = House::start();
+    let quick = house.client.enqueue(Probe::new("quick", Act::Hold)).await.unwrap();
+    let slow = house.client.enqueue(Probe::new("slow", Act::Hold)).await.unwrap();
+    let worker = house.worker(2);
+    eventually("both run", async || (house.record.order().len() == 2).then_some(())).await;
+    let stopping = tokio::spawn(worker.stop());
+    house.record.open("quick");
+    let stopped = stopping.await.unwrap().unwrap();
+    assert_eq!((stopped.given_back, stopped.unsettled), (1, 0));
+    assert_eq!(quick.record().await.unwrap().unwrap().state, TaskState::Succeeded);
+    let back = slow.record().await.unwrap().unwrap();
+    assert_eq!((back.state, back.attempt), (TaskState::Queued, 1));
+    assert!(house.redis.cli(&["XLEN", &shard().ready(Stream::Recovered)]).contains('1'));
+    // It is run at once by the next worker, as the same attempt.
+    house.record.open("slow");
+    let next = house.worker(1);
+    assert_eq!(slow.wait(LONG).await.unwrap(), 1);
+    next.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_stops_at_once_and_leaves_no_consumer_that_holds_tasks() {
+    let house = House::start();
+    let worker = house.worker(1);
+    let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    handle.wait(LONG).await.unwrap();
+    let began = std::time::Instant::now();
+    worker.stop().await.unwrap();
+    // A blocked read lasts five seconds; the stop ends it.
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(house.queue().await.running, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_killed_and_restarted_is_found_again() {
+    let house = House::start();
+    let worker = house.worker(2);
+    let before = house.client.enqueue(Probe::new("before", Act::Hold)).await.unwrap();
+    eventually("it runs", async || (house.record.order().len() == 1).then_some(())).await;
+    house.redis.kill9();
+    house.record.open("before");
+    assert!(house.client.enqueue(Probe::new("away", Act::Ok)).await.is_err());
+    house.redis.restart();
+    // What ended while Redis was away is settled once it is back: same entry, another run_id.
+    assert_eq!(before.wait(LONG).await.unwrap(), 1);
+    let after = house.client.enqueue(Probe::new("after", Act::Ok)).await.unwrap();
+    assert_eq!(after.wait(LONG).await.unwrap(), 1);
+    assert_eq!(house.record.attempts_of("before"), [1]);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_makes_the_groups_again_after_everything_was_flushed() {
+    let house = House::start();
+    let worker = house.worker(2);
+    let before = house.client.enqueue(Probe::new("before", Act::Ok)).await.unwrap();
+    before.wait(LONG).await.unwrap();
+    house.redis.cli(&["FLUSHALL"]);
+    let after = house.client.enqueue(Probe::new("after", Act::Ok)).await.unwrap();
+    assert_eq!(after.wait(LONG).await.unwrap(), 1);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_from_before_a_flush_ends_no_other_task() {
+    let house = House::start();
+    let key = shard().ready(Stream::Normal);
+    house.client.enqueue(Probe::new("old", Act::Ok)).await.unwrap();
+    let held = Held::default();
+    let [old] = <[_; 1]>::try_from(consumer(&house, "w", &held).fetch(1).await.unwrap()).unwrap();
+    let dumped = house.client.enqueue(Probe::new("new", Act::Ok)).await.unwrap();
+    let shown = house.redis.cli(&["XRANGE", &key, "-", "+"]);
+    assert!(shown.contains(dumped.id().as_str()));
+    // The same entry id comes again for another task, under the same run_id.
+    house.redis.cli(&["FLUSHALL"]);
+    house.redis.cli(&["XADD", &key, old.entry(), "id", dumped.id().as_str(), "task", "probe"]);
+    let other = Held::default();
+    let again = consumer(&house, "w", &other).fetch(1).await.unwrap();
+    assert_eq!(again[0].entry(), old.entry());
+
+    let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());
+    let verdict = Verdict::Complete { output: vec![1] };
+    settler.settle(Settlement { delivery: old, verdict, terms: terms() }).await;
+    drop(settler);
+    settling.await.unwrap();
+    assert!(house.redis.cli(&["XLEN", &key]).contains('1'), "the other task is still there");
+    assert!(held.is_empty());
+}

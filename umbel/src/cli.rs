@@ -1,0 +1,128 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use umbel_proto::{Priority, TaskId};
+
+use crate::{roles::Role, settings::Settings, telemetry::Format};
+
+/// Typed tasks over Redis Streams: an API, workers and a scheduler.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter like info,umbel_worker=debug
+    #[arg(long, env = "LOG_LEVEL", global = true, default_value = "info")]
+    pub log_level: String,
+
+    /// How it is logged
+    #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = Format::Text)]
+    pub log_format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run API, worker and beat under one supervisor
+    Up,
+    /// As `up`, with a Redis and a Postgres of its own, for development
+    Dev(DevArgs),
+    /// Run the HTTP API alone
+    Api,
+    /// Run a worker alone
+    Worker,
+    /// Run the scheduler alone; several are safe
+    Beat,
+    /// Make or change the tables
+    Migrate,
+    /// Enqueue a task
+    Enqueue(EnqueueArgs),
+    /// Show what is known of a task
+    Status {
+        /// The id that enqueueing answered
+        id: TaskId,
+    },
+    /// Make a token for the API
+    Token(TokenArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// Where the private Redis and Postgres keep their data
+    #[arg(long, env = "UMBEL_DATA", default_value = ".umbel")]
+    pub data: std::path::PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EnqueueArgs {
+    /// The name of the task
+    pub task: String,
+    /// Its arguments, JSON
+    #[arg(default_value = "{}")]
+    pub args: String,
+    /// Start no earlier than this from now
+    #[arg(long, value_parser = crate::env::duration)]
+    pub delay: Option<Duration>,
+    /// high, normal or low; without it the task's own
+    #[arg(long, value_parser = priority)]
+    pub priority: Option<Priority>,
+    /// The same key and arguments within 24 h are the same task
+    #[arg(long)]
+    pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    /// Whom the token is for
+    #[arg(long, default_value = "operator")]
+    pub subject: String,
+    /// How long it is valid
+    #[arg(long, default_value = "1h", value_parser = crate::env::duration)]
+    pub ttl: Duration,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    [Priority::High, Priority::Normal, Priority::Low]
+        .into_iter()
+        .find(|priority| priority.as_str() == text)
+        .ok_or_else(|| format!("`{text}` is not high, normal or low"))
+}
+
+impl Command {
+    /// The role that this process is, where it is one.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Self::Api => Some(Role::Api),
+            Self::Worker => Some(Role::Worker),
+            Self::Beat => Some(Role::Beat),
+            _ => None,
+        }
+    }
+}
+
+/// Reads the command line of an application called `name`.
+pub(crate) fn parse(name: &'static str) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().name(name).try_get_matches()?;
+    Cli::from_arg_matches(&matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_priority_is_one_of_three_words() {
+        assert_eq!(priority("high"), Ok(Priority::High));
+        assert!(priority("urgent").is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! From the command line to the exit code.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{net::TcpStream, runtime, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use umbel_broker::Client;
+
+use crate::{
+    Application,
+    cli::{self, Command, DevArgs, TokenArgs},
+    dev::{DevError, Folder, Services, Wants},
+    roles,
+    settings::{Settings, SettingsError},
+    supervise::{SuperviseError, supervise},
+    telemetry, verbs,
+};
+
+/// How often a service that is away at start is asked again.
+const START_RETRY: Duration = Duration::from_secs(2);
+
+/// How often the start of the API is looked for.
+const READY_LOOK: Duration = Duration::from_millis(100);
+
+/// A token of development lives as long as one sits before it.
+const DEV_TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Wrong usage or settings: starting again would not mend them.
+const USAGE: u8 = 2;
+
+/// Runs an application by its command line. Ends with 0 when drained, 1 on an error, 2 on wrong
+/// usage or settings.
+pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> ExitCode {
+    let cli = match cli::parse(application.name) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" too, with an exit code of their own. Where even this
+            // cannot be printed there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match telemetry::init(&cli.log_level, cli.log_format)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| act(application, cli))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if is_usage(&error) { USAGE } else { 1 })
+        }
+    }
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    error.is::<SettingsError>()
+        || error.is::<crate::EnvError>()
+        || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
+        || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
+}
+
+fn act<S: Clone + Send + Sync + 'static>(
+    application: Application<S>,
+    cli: cli::Cli,
+) -> anyhow::Result<()> {
+    let settings = cli.settings;
+    if let Some(role) = cli.command.role() {
+        let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+        return runtime.block_on(roles::run(role, &application, &settings));
+    }
+    // The rest waits for others: one thread will do.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Up => up(&application, &settings).await,
+            Command::Dev(args) => dev(&application, settings, &args).await,
+            Command::Migrate => {
+                let taken = verbs::migrate(&application, &settings).await?;
+                println!("{taken} migrations applied");
+                Ok(())
+            }
+            Command::Enqueue(args) => {
+                println!("{}", verbs::enqueue(&application, &settings, &args).await?);
+                Ok(())
+            }
+            Command::Status { id } => {
+                println!("{}", verbs::status(&settings, &id).await?);
+                Ok(())
+            }
+            Command::Token(args) => {
+                println!("{}", verbs::token(&settings, &args)?);
+                Ok(())
+            }
+            Command::Api | Command::Worker | Command::Beat => Ok(()),
+        }
+    })
+}
+
+async fn up<S>(application: &Application<S>, settings: &Settings) -> anyhow::Result<()> {
+    settings.check_all(application.name)?;
+    let shutdown = CancellationToken::new();
+    tokio::spawn(roles::on_signal(shutdown.clone())?);
+    prepare_and_supervise(application, settings, shutdown).await
+}
+
+/// Redis reachable → tables → roles.
+async fn prepare_and_supervise<S>(
+    application: &Application<S>,
+    settings: &Settings,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let client = Client::open(&settings.broker()?, "supervisor")?;
+    let ready = async {
+        while let Err(error) = client.ping().await {
+            if !error.is_transient() {
+                return Err(anyhow::Error::new(error).context("redis cannot be used"));
+            }
+            warn!(redis = %settings.broker()?, %error, "waiting for redis; trying again in {START_RETRY:?}");
+            sleep(START_RETRY).await;
+        }
+        if !application.migrations.is_empty() {
+            migrate_when_there(application, settings).await?;
+        }
+        Ok(())
+    };
+    match shutdown.run_until_cancelled(ready).await {
+        Some(prepared) => prepared?,
+        None => return Ok(()),
+    }
+    drop(client);
+    supervise(settings, shutdown).await?;
+    info!("everything has ended");
+    Ok(())
+}
+
+async fn migrate_when_there<S>(
+    application: &Application<S>,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    loop {
+        match verbs::migrate(application, settings).await {
+            Ok(taken) => {
+                info!(taken, "the tables are up to date");
+                return Ok(());
+            }
+            Err(error) if is_away(&error) => {
+                warn!(%error, "waiting for postgres; trying again in {START_RETRY:?}");
+                sleep(START_RETRY).await;
+            }
+            Err(error) => return Err(error.context("the tables cannot be brought up to date")),
+        }
+    }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<umbel_store::MigrationError>()
+        .is_some_and(umbel_store::MigrationError::is_transient)
+}
+
+/// As `up`, with private services; prints where all of it is.
+async fn dev<S>(
+    application: &Application<S>,
+    mut settings: Settings,
+    args: &DevArgs,
+) -> anyhow::Result<()> {
+    let folder = Folder::open(&args.data)?;
+    let wants = Wants {
+        redis: settings.redis_url.is_none(),
+        postgres: settings.database_url.is_none() && !application.migrations.is_empty(),
+    };
+    let shutdown = CancellationToken::new();
+    tokio::spawn(roles::on_signal(shutdown.clone())?);
+    let mut services = Services::start(&folder, wants).await?;
+    let redis_socket = services.redis_socket().map(|path| path.display().to_string());
+    if let Some(url) = services.redis_url() {
+        settings.redis_url = Some(SecretString::from(url));
+    }
+    if let Some(url) = services.database_url() {
+        settings.database_url = Some(SecretString::from(url));
+    }
+    if settings.jwt_secret.is_none() {
+        settings.jwt_secret = Some(folder.secret("jwt")?);
+    }
+    if settings.port == 0 {
+        // The API keeps its port when it is started again.
+        settings.port = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    }
+    let ended = {
+        let roles = async {
+            settings.check_all(application.name)?;
+            prepare_and_supervise(application, &settings, shutdown.clone()).await
+        };
+        let told = async {
+            tell_where(&settings, redis_socket.as_deref()).await?;
+            std::future::pending().await
+        };
+        let stopping = shutdown.clone();
+        let failed = async {
+            let sentence = services.failed().await;
+            error!("{sentence}; stopping");
+            stopping.cancel();
+            std::future::pending::<anyhow::Result<()>>().await
+        };
+        tokio::select! {
+            ended = roles => ended,
+            told = told => told,
+            failed = failed => failed,
+        }
+    };
+    services.stop().await;
+    ended
+}
+
+/// Prints, for people and scripts, where everything is, once the API listens.
+async fn tell_where(settings: &Settings, redis_socket: Option<&str>) -> anyhow::Result<()> {
+    let addr = SocketAddr::new(settings.host, settings.port);
+    while TcpStream::connect(addr).await.is_err() {
+        sleep(READY_LOOK).await;
+    }
+    let token = TokenArgs { subject: "developer".to_owned(), ttl: DEV_TOKEN_TTL };
+    let token = verbs::token(settings, &token).context("no token can be made")?;
+    let secret = |url: &Option<SecretString>| {
+        url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
+    };
+    println!("umbel dev is ready");
+    println!("API_URL=http://{addr}");
+    if let Some(socket) = redis_socket {
+        println!("REDIS_SOCKET={socket}");
+    }
+    println!("REDIS_URL={}", secret(&settings.redis_url));
+    if settings.database_url.is_some() {
+        println!("DATABASE_URL={}", secret(&settings.database_url));
+    }
+    println!("TOKEN={token}");
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! Settings from flags and environment, checked together.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use clap::Args;
+use secrecy::{ExposeSecret, SecretString};
+use umbel_api::{ApiSettings, JwtSettings};
+use umbel_broker::BrokerSettings;
+use umbel_proto::QueueName;
+use umbel_store::StoreSettings;
+use umbel_worker::WorkerSettings;
+use uuid::Uuid;
+
+/// A setting that is missing or wrong; the sentence names it. The process ends with 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(pub(crate) String);
+
+/// What every role may be told. A flag goes before the environment.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Settings {
+    /// Where Redis is: redis://host:6379, rediss://user:password@host:6380 or unix:/path
+    #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true, value_parser = secret)]
+    pub redis_url: Option<SecretString>,
+
+    /// Where Postgres is: postgres://user:password@host:5432/database; a transaction pooler will do
+    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true, value_parser = secret)]
+    pub database_url: Option<SecretString>,
+
+    /// Postgres past the pooler, for migrations
+    #[arg(
+        long,
+        env = "DATABASE_DIRECT_URL",
+        global = true,
+        hide_env_values = true,
+        value_parser = secret
+    )]
+    pub database_direct_url: Option<SecretString>,
+
+    /// The most connections to Postgres that one process opens
+    #[arg(
+        long,
+        env = "DATABASE_MAX_CONNECTIONS",
+        global = true,
+        default_value_t = StoreSettings::MAX_CONNECTIONS
+    )]
+    pub database_max_connections: u32,
+
+    /// The address that the API listens on
+    #[arg(long, env = "HOST", global = true, default_value = "127.0.0.1")]
+    pub host: IpAddr,
+
+    /// The port that the API listens on; 0 takes a free one
+    #[arg(long, env = "PORT", global = true, default_value_t = 8000)]
+    pub port: u16,
+
+    /// What tokens are signed with: 32 bytes or more
+    #[arg(long, env = "JWT_SECRET", global = true, hide_env_values = true, value_parser = secret)]
+    pub jwt_secret: Option<SecretString>,
+
+    /// The issuer that tokens must name; without it any
+    #[arg(long, env = "JWT_ISSUER", global = true)]
+    pub jwt_issuer: Option<String>,
+
+    /// The audience that tokens must name; without it none
+    #[arg(long, env = "JWT_AUDIENCE", global = true)]
+    pub jwt_audience: Option<String>,
+
+    /// The queues that a worker serves; without it those of the application's tasks
+    #[arg(short = 'Q', long, env = "QUEUES", global = true, value_delimiter = ',')]
+    pub queues: Vec<QueueName>,
+
+    /// How many tasks a worker runs at once
+    #[arg(short, long, env = "CONCURRENCY", global = true, default_value_t = 8)]
+    pub concurrency: usize,
+
+    /// How long a worker may be silent before the others take its tasks
+    #[arg(long, env = "LEASE", global = true, default_value = "15s", value_parser = crate::env::duration)]
+    pub lease: Duration,
+
+    /// How long running tasks may go on after a stop was asked for
+    #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
+    pub grace: Duration,
+}
+
+fn secret(text: &str) -> Result<SecretString, Infallible> {
+    Ok(SecretString::from(text))
+}
+
+impl Settings {
+    pub fn broker(&self) -> Result<BrokerSettings, SettingsError> {
+        let url = given(&self.redis_url).ok_or_else(|| {
+            SettingsError(
+                "REDIS_URL must be set, for instance redis://127.0.0.1:6379 (`dev` brings a Redis \
+                 of its own)"
+                    .to_owned(),
+            )
+        })?;
+        let settings = BrokerSettings { url: url.clone() };
+        settings.check().map_err(|error| SettingsError(error.to_string()))?;
+        Ok(settings)
+    }
+
+    /// `None` where no database was named.
+    pub fn store(&self) -> Result<Option<StoreSettings>, SettingsError> {
+        given(&self.database_url).map(|url| self.store_at(url)).transpose()
+    }
+
+    /// For migrations: past the pooler where a way was named.
+    pub fn store_direct(&self) -> Result<Option<StoreSettings>, SettingsError> {
+        match given(&self.database_direct_url) {
+            Some(url) => self.store_at(url).map(Some),
+            None => self.store(),
+        }
+    }
+
+    fn store_at(&self, url: &SecretString) -> Result<StoreSettings, SettingsError> {
+        let settings = StoreSettings {
+            max_connections: self.database_max_connections,
+            ..StoreSettings::new(url.clone())
+        };
+        settings.check().map_err(|error| SettingsError(error.to_string()))?;
+        Ok(settings)
+    }
+
+    pub fn jwt(&self) -> Result<JwtSettings, SettingsError> {
+        let secret = given(&self.jwt_secret).ok_or_else(|| {
+            SettingsError(
+                "JWT_SECRET must be set to at least 32 bytes: tokens are signed with it".to_owned(),
+            )
+        })?;
+        let jwt = JwtSettings {
+            secret: secret.clone(),
+            issuer: self.jwt_issuer.clone(),
+            audience: self.jwt_audience.clone(),
+        };
+        jwt.check().map_err(|error| SettingsError(error.to_string()))?;
+        Ok(jwt)
+    }
+
+    pub fn api(&self, name: &str) -> Result<ApiSettings, SettingsError> {
+        let addr = SocketAddr::new(self.host, self.port);
+        Ok(ApiSettings { title: name.to_owned(), addr, jwt: self.jwt()? })
+    }
+
+    pub fn worker(&self) -> Result<WorkerSettings, SettingsError> {
+        let boot = match std::env::var(BOOT_ID) {
+            Ok(boot) if is_boot_id(&boot) => boot,
+            Ok(_) => return Err(SettingsError(format!("{BOOT_ID} must be 16 hex digits"))),
+            Err(_) => boot_id(),
+        };
+        let host = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .unwrap_or_else(|| "host".to_owned());
+        let settings = WorkerSettings {
+            queues: self.queues.clone(),
+            concurrency: self.concurrency,
+            lease: self.lease,
+            grace: self.grace,
+            ..WorkerSettings::new(&host, &boot)
+        };
+        settings.check().map_err(|error| SettingsError(error.to_string()))?;
+        Ok(settings)
+    }
+
+    /// What `up` needs, together: one wrong setting stops all roles before one has started.
+    pub fn check_all(&self, name: &str) -> Result<(), SettingsError> {
+        self.broker()?;
+        self.store()?;
+        self.store_direct()?;
+        self.api(name)?;
+        self.worker()?;
+        Ok(())
+    }
+
+    /// These settings as environment, for the processes of the roles: secrets must not stand on a
+    /// command line.
+    pub fn as_env(&self) -> Vec<(&'static str, String)> {
+        let secret = |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
+        let queues: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
+        let optional = [
+            ("REDIS_URL", secret(&self.redis_url)),
+            ("DATABASE_URL", secret(&self.database_url)),
+            ("DATABASE_DIRECT_URL", secret(&self.database_direct_url)),
+            ("JWT_SECRET", secret(&self.jwt_secret)),
+            ("JWT_ISSUER", self.jwt_issuer.clone()),
+            ("JWT_AUDIENCE", self.jwt_audience.clone()),
+            ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
+        ];
+        let fixed = [
+            ("DATABASE_MAX_CONNECTIONS", self.database_max_connections.to_string()),
+            ("HOST", self.host.to_string()),
+            ("PORT", self.port.to_string()),
+            ("CONCURRENCY", self.concurrency.to_string()),
+            ("LEASE", format!("{}ms", self.lease.as_millis())),
+            ("GRACE", format!("{}ms", self.grace.as_millis())),
+        ];
+        let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        named.chain(fixed).collect()
+    }
+}
+
+/// A variable that is set to nothing counts as not set, as in compose files and dashboards.
+fn given(secret: &Option<SecretString>) -> Option<&SecretString> {
+    secret.as_ref().filter(|text| !text.expose_secret().is_empty())
+}
+
+/// Tells the processes of one start apart; the supervisor gives one to each child.
+pub(crate) const BOOT_ID: &str = "UMBEL_BOOT_ID";
+
+const BOOT_DIGITS: usize = 16;
+
+pub(crate) fn boot_id() -> String {
+    Uuid::new_v4().simple().to_string()[..BOOT_DIGITS].to_owned()
+}
+
+fn is_boot_id(text: &str) -> bool {
+    text.len() == BOOT_DIGITS && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    fn settings(flags: &[&str]) -> Settings {
+        Line::parse_from(std::iter::once(&"umbel").chain(flags)).settings
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named_and_no_secret_is_repeated() {
+        let redis = "--redis-url=redis://:s3cret@127.0.0.1:7000";
+        let jwt = "--jwt-secret=0123456789abcdef0123456789abcdef";
+        for (flags, name) in [
+            (vec![jwt], "REDIS_URL"),
+            (vec![redis], "JWT_SECRET"),
+            (vec![redis, "--jwt-secret=s3cret"], "JWT_SECRET"),
+            (vec![redis, jwt, "--database-url=mysql://:s3cret@h/d"], "DATABASE_URL"),
+            (vec![redis, jwt, "--concurrency=0"], "CONCURRENCY"),
+            (vec![redis, jwt, "--lease=1s"], "LEASE"),
+            (vec!["--redis-url=redis://:s3cret@h:port", jwt], "REDIS_URL"),
+        ] {
+            let error = settings(&flags).check_all("test").unwrap_err().to_string();
+            assert!(error.contains(name) && !error.contains("s3cret"), "{flags:?}: {error}");
+        }
+        settings(&[redis, jwt]).check_all("test").unwrap();
+    }
+
+    #[test]
+    fn a_child_gets_the_same_settings_by_its_environment() {
+        let parent = settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
+        let env = parent.as_env();
+        let value = |name| env.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+        assert_eq!(value("REDIS_URL"), Some("redis://h:7000"));
+        assert_eq!(value("QUEUES"), Some("a,b"));
+        assert_eq!(value("LEASE"), Some("20000ms"));
+        assert_eq!(value("PORT"), Some("0"));
+        assert_eq!(value("DATABASE_URL"), None);
+    }
+
+    #[test]
+    fn secrets_do_not_show() {
+        let shown = format!("{:?}", settings(&["--redis-url=redis://:s3cret@h", "--jwt-secret=s3cret"]));
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+
+    #[test]
+    fn a_boot_id_is_sixteen_hex_digits() {
+        assert!(is_boot_id(&boot_id()));
+        assert!(!is_boot_id("0123") && !is_boot_id("0123456789abcdeg"));
+    }
+}

@@ -1,0 +1,32 @@
+//! Logs: one line an event, on standard error.
+
+use std::io::IsTerminal;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::SettingsError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+/// Starts logging. `RUST_LOG` goes before `level`.
+pub(crate) fn init(level: &str, format: Format) -> Result<(), SettingsError> {
+    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
+    let filter = EnvFilter::try_new(&directives)
+        .map_err(|error| SettingsError(format!("LOG_LEVEL or RUST_LOG: {error}")))?;
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        Format::Text => logs.init(),
+        Format::Json => logs.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
