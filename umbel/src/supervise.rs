@@ -113,6 +113,8 @@ impl Keeper {
             let mut child = self
                 .spawn()
                 .map_err(|source| SuperviseError::Spawn { role, source })?;
+            // Held, because `wait` would close it: to the child its end is the end of this process.
+            let _lifeline = child.stdin.take();
             info!(role, pid = child.id(), "started");
             let Some(ended) = stop.run_until_cancelled(child.wait()).await else {
                 self.end(child).await;
