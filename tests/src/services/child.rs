@@ -72,8 +72,7 @@ impl Service {
     pub(super) fn new(name: &'static str, end: Signal) -> Self {
         // The UUID is for threads, the process for people who wonder whose folder this is.
         let unique = uuid::Uuid::new_v4().simple();
-        let folder =
-            env::temp_dir().join(format!("umbel-{name}-{}-{unique}", std::process::id()));
+        let folder = env::temp_dir().join(format!("umbel-{name}-{}-{unique}", std::process::id()));
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "watchdog"])
             .args([folder.as_os_str(), OsStr::new(signal_name(end))])
@@ -94,9 +93,12 @@ impl Service {
     pub(super) fn not_as_root(mut self, user: &str) -> Self {
         if geteuid().is_root() {
             let found = User::from_name(user).expect("the system's users can be read");
-            let user = found.unwrap_or_else(|| panic!("{} does not run as root, and there is no user `{user}`", self.name));
-            chown(&self.folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-                .unwrap_or_else(|error| panic!("cannot give {:?} to {}: {error}", self.folder, user.name));
+            let user = found.unwrap_or_else(|| {
+                panic!("{} does not run as root, and there is no user `{user}`", self.name)
+            });
+            chown(&self.folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap_or_else(
+                |error| panic!("cannot give {:?} to {}: {error}", self.folder, user.name),
+            );
             self.user = Some(user);
         }
         self
@@ -126,7 +128,11 @@ impl Service {
                 return Err(format!("{} ended at once: {}", self.name, self.log_tail()));
             }
             if since.elapsed() > START_MAX {
-                return Err(format!("{} is not ready after {START_MAX:?}: {}", self.name, self.log_tail()));
+                return Err(format!(
+                    "{} is not ready after {START_MAX:?}: {}",
+                    self.name,
+                    self.log_tail()
+                ));
             }
             sleep(POLL);
         }

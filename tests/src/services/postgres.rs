@@ -120,20 +120,40 @@ impl PostgresServer {
 
     fn initialise(&self) {
         self.service.prepare(&command![
-            self.programs.join("initdb"), "-D", self.data(), "-U", "postgres", "-A", "trust",
-            "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions", "--wal-segsize=1",
+            self.programs.join("initdb"),
+            "-D",
+            self.data(),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+            "--wal-segsize=1",
         ]);
     }
 
     fn run(&self) -> Result<(), String> {
         let mut command = command![
-            self.programs.join("postgres"), "-D", self.data(),
-            "-p", self.port().to_string(), "-c", "listen_addresses=127.0.0.1",
-        ].to_vec();
+            self.programs.join("postgres"),
+            "-D",
+            self.data(),
+            "-p",
+            self.port().to_string(),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]
+        .to_vec();
         for setting in [
-            "unix_socket_directories=", &format!("max_connections={CONNECTIONS_MAX}"),
+            "unix_socket_directories=",
+            &format!("max_connections={CONNECTIONS_MAX}"),
             // Commits reach the system before they are answered, so a killed server has them.
-            "fsync=off", "full_page_writes=off", "shared_buffers=16MB",
+            "fsync=off",
+            "full_page_writes=off",
+            "shared_buffers=16MB",
         ] {
             command.extend(command!["-c", setting]);
         }

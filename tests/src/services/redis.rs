@@ -91,9 +91,21 @@ impl RedisServer {
 
     fn run(&self) -> Result<(), String> {
         let command = command![
-            &self.program, "--bind", "127.0.0.1", "--port", self.port().to_string(),
-            "--dir", self.service.folder(), "--save", "", "--appendonly", "yes",
-            "--appendfsync", "everysec", "--maxmemory-policy", "noeviction",
+            &self.program,
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            self.port().to_string(),
+            "--dir",
+            self.service.folder(),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "everysec",
+            "--maxmemory-policy",
+            "noeviction",
         ];
         let port = self.port();
         self.service.start(&command, |pid| is_ready(port, pid))

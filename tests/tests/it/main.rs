@@ -1,6 +1,9 @@
 //! The one binary of integration tests: black-box, on real services.
 
+#![allow(clippy::unwrap_used, reason = "a test that unwraps fails with the line that did")]
+
 mod api;
+mod arrows;
 mod beat;
 mod services;
 mod store;

@@ -66,13 +66,17 @@ fn no_server_and_no_folder_outlives_a_killed_process() {
     let ports: Vec<u16> = BufReader::new(victim.stdout.take().expect("piped"))
         .lines()
         .map_while(Result::ok)
-        .find_map(|line| line.split_once("ports ")?.1.split(' ').map(|port| port.parse().ok()).collect())
+        .find_map(|line| {
+            line.split_once("ports ")?.1.split(' ').map(|port| port.parse().ok()).collect()
+        })
         .expect("the victim tells its ports");
     let prefix = format!("-{}-", victim.id());
     let folders = || {
         let entries = fs::read_dir(env::temp_dir()).expect("the folder of temporary files");
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        names.filter(|name| name.starts_with("umbel-") && name.contains(&prefix)).collect::<Vec<_>>()
+        names
+            .filter(|name| name.starts_with("umbel-") && name.contains(&prefix))
+            .collect::<Vec<_>>()
     };
     let listening = |port: &&u16| TcpStream::connect((Ipv4Addr::LOCALHOST, **port)).is_ok();
     assert_eq!((folders().len(), ports.iter().filter(listening).count()), (3, 3));

@@ -36,7 +36,8 @@ async fn ten_processes_that_migrate_at_once_apply_each_migration_once() {
         let db = house.client();
         processes.spawn(async move { db.migrate("shop", &[PAGES, TITLES]).await });
     }
-    let applied: Result<Vec<usize>, MigrationError> = processes.join_all().await.into_iter().collect();
+    let applied: Result<Vec<usize>, MigrationError> =
+        processes.join_all().await.into_iter().collect();
     assert_eq!(applied.expect("nobody fails").iter().sum::<usize>(), 3);
     assert_eq!(house.database.sql("select count(*), count(title) from pages"), "1|0");
 }
@@ -71,7 +72,10 @@ async fn a_migration_that_fails_leaves_nothing_and_can_be_mended() {
     let half = Migration { sql: "alter table pages add title text; select 1 / 0", ..TITLES };
     let error = db.migrate("shop", &[PAGES, half]).await.expect_err("half");
     assert!(
-        matches!(&error, MigrationError::Failed { name: "titles", source: StoreError::Statement(_), .. }),
+        matches!(
+            &error,
+            MigrationError::Failed { name: "titles", source: StoreError::Statement(_), .. }
+        ),
         "{error:?}"
     );
     let columns = "select count(*) from information_schema.columns where table_name = 'pages'";
@@ -84,7 +88,9 @@ async fn a_role_that_may_not_create_starts_where_all_is_done() {
     let house = House::start();
     house.client().migrate("shop", &[PAGES]).await.expect("applied");
     let role = format!("reader_of_{}", house.database.name());
-    house.database.sql(&format!("create role {role} login; grant select on umbel_migrations to {role}"));
+    house
+        .database
+        .sql(&format!("create role {role} login; grant select on umbel_migrations to {role}"));
     let url = house.database.url().replace("//postgres@", &format!("//{role}@"));
     let reader = Db::open(&umbel_store::StoreSettings::new(url)).expect("good settings");
     assert_eq!(reader.migrate("shop", &[PAGES]).await.expect("nothing to do"), 0);

@@ -80,7 +80,8 @@ async fn an_output_of_nothing_is_remembered_too() {
     for _ in 0..2 {
         let effect = db.once(&task, "effect", async |tx| tx.execute(EFFECT, &()).await.map(drop));
         effect.await.map_err(|error: StoreError| error.to_string()).expect("done");
-        let nothing: Result<Option<u8>, StoreError> = db.once(&task, "none", async |_| Ok(None)).await;
+        let nothing: Result<Option<u8>, StoreError> =
+            db.once(&task, "none", async |_| Ok(None)).await;
         assert_eq!(nothing.expect("done"), None);
     }
     assert_eq!(effects(&house), "1");
@@ -124,7 +125,8 @@ async fn a_run_that_waits_for_one_that_fails_has_the_effect_itself() {
     let second = {
         let (db, task) = (house.client(), task.clone());
         tokio::spawn(async move {
-            let effect = db.once(&task, "effect", async |tx| tx.execute(EFFECT, &()).await.map(drop));
+            let effect =
+                db.once(&task, "effect", async |tx| tx.execute(EFFECT, &()).await.map(drop));
             effect.await
         })
     };
@@ -180,7 +182,8 @@ async fn old_steps_are_forgotten_in_batches_and_young_ones_kept() {
     let (house, db) = house().await;
     house.database.sql(
         "insert into umbel_steps (task_id, step, done_at)
-         select 'scrape-' || n, 'effect', now() - interval '90 days' from generate_series(1, 12000) as n;
+         select 'scrape-' || n, 'effect', now() - interval '90 days'
+         from generate_series(1, 12000) as n;
          insert into umbel_steps (task_id, step, done_at)
          values ('scrape-0', 'old', now() - interval '29 days'), ('scrape-0', 'young', now())",
     );

@@ -65,7 +65,8 @@ where
 /// The text of each client, made once: `tag` says how this form spells a tag's two columns.
 fn texts(tag: &str) -> &'static [&'static str] {
     let text = |client: i64| {
-        let text = format!("select {client}::bigint as client, n from {tag} where client = {client}");
+        let text =
+            format!("select {client}::bigint as client, n from {tag} where client = {client}");
         &*Box::leak(text.into_boxed_str())
     };
     Box::leak((0..CLIENTS).map(text).collect::<Vec<_>>().into_boxed_slice())

@@ -8,7 +8,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use umbel_store::{Bind, Db, StoreError, StoreSettings};
 use umbel_tests::{eventually::eventually, services::PostgresServer};
 
@@ -45,7 +45,8 @@ async fn a_batch_is_saved_and_read_back_in_order() {
     let saved = save(&db, &["c", "a", "b"]).await.expect("saved");
     let page = |id, url: &str| Page { id, url: url.to_owned() };
     assert_eq!(saved, [page(1, "c"), page(2, "a"), page(3, "b")]);
-    let sorted: Vec<Page> = db.rows("select * from pages order by url desc", &()).await.expect("read");
+    let sorted: Vec<Page> =
+        db.rows("select * from pages order by url desc", &()).await.expect("read");
     assert_eq!(sorted, [page(1, "c"), page(3, "b"), page(2, "a")]);
     let sql = "with p as materialized (select {params} as j)
                delete from pages using p where id > (p.j->>'above')::bigint";
@@ -104,10 +105,8 @@ async fn a_value_that_is_there_already_is_told_as_such() {
     let (_house, db) = pages().await;
     save(&db, &["a"]).await.expect("saved");
     let error = save(&db, &["b", "a"]).await.expect_err("a is there");
-    assert!(
-        matches!(&error, StoreError::UniqueViolation { constraint, .. } if constraint == "pages_url_key"),
-        "{error:?}"
-    );
+    let StoreError::UniqueViolation { constraint, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(constraint, "pages_url_key");
     assert!(!told(&error).contains("(url)=(a)"), "values of rows stay out of errors: {error:?}");
     // The statement was one: nothing of it remains, and the connection goes on.
     assert_eq!(save(&db, &["b"]).await.expect("saved")[0].url, "b");
@@ -128,8 +127,12 @@ async fn more_rows_than_wanted_are_an_error_and_not_a_full_memory() {
 #[tokio::test]
 async fn a_row_that_does_not_fit_says_what_was_wanted() {
     let house = House::start();
-    let error = house.client().rows::<Count>("select 'many' as n", &()).await.expect_err("no number");
-    assert!(matches!(&error, StoreError::Decode { wanted, .. } if wanted.ends_with("Count")), "{error:?}");
+    let error =
+        house.client().rows::<Count>("select 'many' as n", &()).await.expect_err("no number");
+    assert!(
+        matches!(&error, StoreError::Decode { wanted, .. } if wanted.ends_with("Count")),
+        "{error:?}"
+    );
     assert!(!error.is_transient());
 }
 
@@ -170,17 +173,28 @@ async fn a_statement_that_takes_too_long_is_cancelled_and_its_limit_stays_with_i
     let hasty = Db::open(&hasty).expect("good settings");
     let since = Instant::now();
     let alone = hasty.execute("select pg_sleep(60)", &()).await;
-    assert!(matches!(alone, Err(StoreError::TooSlow { limit: told }) if told == limit), "{alone:?}");
+    assert!(
+        matches!(alone, Err(StoreError::TooSlow { limit: told }) if told == limit),
+        "{alone:?}"
+    );
     let inside: Result<u64, StoreError> =
         hasty.transaction(async |tx| tx.execute("select pg_sleep(60)", &()).await).await;
     assert!(matches!(inside, Err(StoreError::TooSlow { .. })), "{inside:?}");
     assert!(since.elapsed() < Duration::from_secs(30));
-    // The same server connections serve others, whose limit is another.
-    for _ in 0..10 {
-        let sql = "select current_setting('statement_timeout') as limit";
-        let limit: Option<Value> = house.client().row(sql, &()).await.expect("read");
-        assert_eq!(limit, Some(json!({ "limit": "30s" })));
-    }
+    let set: Result<Option<Value>, StoreError> = hasty
+        .transaction(async |tx| {
+            let sql = "select current_setting('statement_timeout') as statement,
+                              current_setting('idle_in_transaction_session_timeout') as idle";
+            tx.row(sql, &()).await
+        })
+        .await;
+    assert_eq!(set.expect("read"), Some(json!({ "statement": "100ms", "idle": "1min" })));
+    hasty.ping().await.expect("there");
+    // The commit ends what was set for this statement and shows what the server connection, which
+    // serves others next, was left with.
+    let sql = "commit; create table leftovers as select current_setting('statement_timeout')";
+    hasty.execute(sql, &()).await.expect("written");
+    assert_eq!(house.database.sql("select * from leftovers"), "0");
 }
 
 #[tokio::test]
@@ -209,6 +223,11 @@ async fn postgres_away_is_unavailable_and_its_return_is_enough() {
         assert!(matches!(error, StoreError::Unavailable(_)) && error.is_transient(), "{error:?}");
     }
     server.restart();
+    db.ping().await.expect("there again");
+
+    // Nobody used the connection while it died: the pool finds out before a caller does.
+    server.restart();
+    sleep(Duration::from_millis(1_100)).await;
     db.ping().await.expect("there again");
 }
 
@@ -239,10 +258,11 @@ async fn the_password_is_in_no_error() {
     let house = House::start();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let mute = listener.local_addr().expect("its address").port();
-    let pooler = house.pooler.port();
-    for place in [format!("127.0.0.1:{mute}/shop"), "127.0.0.1:1/shop".to_owned(), format!("127.0.0.1:{pooler}/nowhere")] {
+    let (pooler, direct) = (house.pooler.port(), PostgresServer::shared().port());
+    for (port, database) in [(mute, "shop"), (1, "shop"), (pooler, "nowhere"), (direct, "nowhere")]
+    {
         let acquire_timeout = Duration::from_millis(200);
-        let url = format!("postgres://scraper:s3cr3t@{place}");
+        let url = format!("postgres://postgres:s3cr3t@127.0.0.1:{port}/{database}");
         let settings = StoreSettings { acquire_timeout, ..StoreSettings::new(url) };
         let db = Db::open(&settings).expect("good settings");
         let error = db.ping().await.expect_err("no database there");

@@ -1,0 +1,355 @@
+//! Tokens: what is believed, what is refused, and how one is made.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+
+use super::ring_provider;
+use crate::{ApiError, JwtSettings};
+
+/// Who asks: the claims of a token that was believed. Handlers take them as `Extension<Claims>`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub struct Claims {
+    /// The subject: 1–255 characters without control characters.
+    pub sub: String,
+}
+
+/// Why a token is not believed. For the log; the caller is told none of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("no single bearer token")]
+    Absent,
+    #[error("longer than {TOKEN_LONGEST} bytes")]
+    Long,
+    #[error("critical extensions are not understood")]
+    Critical,
+    #[error("subject empty, too long or with control characters")]
+    Subject,
+    #[error(transparent)]
+    Refused(#[from] jsonwebtoken::errors::Error),
+}
+
+/// How far the clocks of issuer and API may be apart.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+/// Far more than any identity provider issues; keeps a hostile header from costing work.
+pub(crate) const TOKEN_LONGEST: usize = 8 * 1024;
+
+/// A subject stands in each log line of its requests.
+const SUBJECT_LONGEST: usize = 255;
+
+/// Believes or refuses tokens.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    key: DecodingKey,
+    validation: Validation,
+}
+
+impl Verifier {
+    pub fn new(settings: &JwtSettings) -> Self {
+        ring_provider::install();
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = LEEWAY.as_secs();
+        validation.validate_nbf = true;
+        // jsonwebtoken checks `iss` and `aud` only where they are present, so that they are
+        // demanded as well.
+        let mut demanded = vec!["exp", "sub"];
+        if let Some(issuer) = &settings.issuer {
+            validation.set_issuer(&[issuer]);
+            demanded.push("iss");
+        }
+        if let Some(audience) = &settings.audience {
+            validation.set_audience(&[audience]);
+            demanded.push("aud");
+        }
+        validation.set_required_spec_claims(&demanded);
+        let key = DecodingKey::from_secret(settings.secret.expose_secret().as_bytes());
+        Self { key, validation }
+    }
+
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.len() > TOKEN_LONGEST {
+            return Err(TokenError::Long);
+        }
+        let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)?;
+        // RFC 7515, 4.1.11: what is marked critical and not understood makes the token invalid.
+        if data.header.crit.is_some() {
+            return Err(TokenError::Critical);
+        }
+        if !subject_fits(&data.claims.sub) {
+            return Err(TokenError::Subject);
+        }
+        Ok(data.claims)
+    }
+}
+
+/// Makes a token for `subject` that is believed under `settings` from `now` on for `ttl`, counted
+/// in whole seconds.
+pub fn issue_token(
+    settings: &JwtSettings,
+    subject: &str,
+    ttl: Duration,
+    now: DateTime<Utc>,
+) -> Result<String, ApiError> {
+    #[derive(Serialize)]
+    struct Issued<'a> {
+        sub: &'a str,
+        iat: i64,
+        exp: i64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        iss: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        aud: Option<&'a str>,
+    }
+
+    settings.check()?;
+    if !subject_fits(subject) {
+        return Err(ApiError::Subject { longest: SUBJECT_LONGEST });
+    }
+    ring_provider::install();
+    let iat = now.timestamp();
+    let claims = Issued {
+        sub: subject,
+        iat,
+        exp: iat.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+        iss: settings.issuer.as_deref(),
+        aud: settings.audience.as_deref(),
+    };
+    let key = EncodingKey::from_secret(settings.secret.expose_secret().as_bytes());
+    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
+        .expect("a flat map of texts and numbers is JSON, and HS256 takes any key"))
+}
+
+fn subject_fits(subject: &str) -> bool {
+    (1..=SUBJECT_LONGEST).contains(&subject.chars().count())
+        && !subject.chars().any(char::is_control)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    use ring::hmac;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    pub(crate) fn settings() -> JwtSettings {
+        JwtSettings {
+            secret: SECRET.into(),
+            issuer: Some("https://issuer.example".into()),
+            audience: Some("umbel".into()),
+        }
+    }
+
+    /// Signs anything, as a forger would who knows the secret.
+    fn signed(algorithm: hmac::Algorithm, secret: &str, header: &[u8], claims: &[u8]) -> String {
+        let message = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
+        let tag = hmac::sign(&hmac::Key::new(algorithm, secret.as_bytes()), message.as_bytes());
+        format!("{message}.{}", BASE64.encode(tag))
+    }
+
+    fn with_claims(claims: Value) -> String {
+        signed(hmac::HMAC_SHA256, SECRET, br#"{"alg":"HS256"}"#, claims.to_string().as_bytes())
+    }
+
+    fn with_header(header: Value) -> String {
+        let claims = claims().to_string();
+        signed(hmac::HMAC_SHA256, SECRET, header.to_string().as_bytes(), claims.as_bytes())
+    }
+
+    /// Good claims, an hour from their end.
+    fn claims() -> Value {
+        let now = Utc::now().timestamp();
+        json!({"sub": "ann", "exp": now + 3600, "iss": "https://issuer.example", "aud": "umbel"})
+    }
+
+    fn but(field: &str, value: Value) -> Value {
+        let mut claims = claims();
+        claims[field] = value;
+        claims
+    }
+
+    fn without(field: &str) -> Value {
+        let mut claims = claims();
+        claims.as_object_mut().unwrap().remove(field);
+        claims
+    }
+
+    /// What no API may believe under [`settings`], each with its reason.
+    pub(crate) fn forged() -> Vec<(&'static str, String)> {
+        let now = Utc::now().timestamp();
+        let good = with_claims(claims());
+        let parts: Vec<&str> = good.split('.').collect();
+        let (header, body, tag) = (parts[0], parts[1], parts[2]);
+        let none = BASE64.encode(r#"{"alg":"none"}"#);
+        let hs = |algorithm, name: &str| {
+            let header = json!({"alg": name}).to_string();
+            signed(algorithm, SECRET, header.as_bytes(), claims().to_string().as_bytes())
+        };
+        let raw = |claims: &str| {
+            signed(hmac::HMAC_SHA256, SECRET, br#"{"alg":"HS256"}"#, claims.as_bytes())
+        };
+        vec![
+            ("empty", String::new()),
+            ("garbage", "garbage".into()),
+            ("dots only", "..".into()),
+            ("two parts", format!("{header}.{body}")),
+            ("four parts", format!("{good}.{tag}")),
+            ("five parts, as if encrypted", format!("{header}.{body}.{body}.{body}.{tag}")),
+            ("alg none without signature", format!("{none}.{body}.")),
+            ("alg none with the good signature", format!("{none}.{body}.{tag}")),
+            ("alg None", with_header(json!({"alg": "None"}))),
+            ("alg nOnE", with_header(json!({"alg": "nOnE"}))),
+            ("alg in small letters", with_header(json!({"alg": "hs256"}))),
+            ("alg absent", with_header(json!({"typ": "JWT"}))),
+            ("alg null", with_header(json!({"alg": null}))),
+            ("alg a list", with_header(json!({"alg": ["HS256"]}))),
+            ("HS384", hs(hmac::HMAC_SHA384, "HS384")),
+            ("HS512", hs(hmac::HMAC_SHA512, "HS512")),
+            ("HS512 said, HS256 done", hs(hmac::HMAC_SHA256, "HS512")),
+            ("HS256 said, HS512 done", hs(hmac::HMAC_SHA512, "HS256")),
+            ("RS256 signed by the secret", hs(hmac::HMAC_SHA256, "RS256")),
+            ("ES256 signed by the secret", hs(hmac::HMAC_SHA256, "ES256")),
+            ("EdDSA signed by the secret", hs(hmac::HMAC_SHA256, "EdDSA")),
+            (
+                "the key of the token itself",
+                signed(
+                    hmac::HMAC_SHA256,
+                    "own",
+                    br#"{"alg":"HS256","jwk":{"kty":"oct","k":"b3du"},"jku":"https://evil.example"}"#,
+                    claims().to_string().as_bytes(),
+                ),
+            ),
+            (
+                "a key id that points elsewhere",
+                signed(
+                    hmac::HMAC_SHA256,
+                    "",
+                    br#"{"alg":"HS256","kid":"../../dev/null"}"#,
+                    claims().to_string().as_bytes(),
+                ),
+            ),
+            ("critical extension", with_header(json!({"alg": "HS256", "crit": ["exp"]}))),
+            ("header no object", with_header(json!("HS256"))),
+            (
+                "alg twice",
+                signed(
+                    hmac::HMAC_SHA256,
+                    SECRET,
+                    br#"{"alg":"none","alg":"HS256"}"#,
+                    claims().to_string().as_bytes(),
+                ),
+            ),
+            (
+                "another secret",
+                signed(
+                    hmac::HMAC_SHA256,
+                    "another",
+                    br#"{"alg":"HS256"}"#,
+                    claims().to_string().as_bytes(),
+                ),
+            ),
+            ("no signature", format!("{header}.{body}.")),
+            ("cut signature", format!("{header}.{body}.{}", &tag[..tag.len() - 4])),
+            (
+                "claims swapped",
+                format!("{header}.{}.{tag}", BASE64.encode(but("sub", json!("eve")).to_string())),
+            ),
+            ("padded signature", format!("{good}=")),
+            ("line end after it", format!("{good}\n")),
+            ("expired", with_claims(but("exp", json!(now - 31 - 60)))),
+            ("expired just beyond the leeway", with_claims(but("exp", json!(now - 32)))),
+            ("exp absent", with_claims(without("exp"))),
+            ("exp null", with_claims(but("exp", Value::Null))),
+            ("exp a text", with_claims(but("exp", json!((now + 3600).to_string())))),
+            ("exp negative", with_claims(but("exp", json!(-1)))),
+            ("exp a list", with_claims(but("exp", json!([now + 3600])))),
+            ("exp beyond all numbers", raw(r#"{"sub":"ann","exp":1e400}"#)),
+            (
+                "exp twice",
+                raw(&format!(
+                    r#"{{"sub":"ann","exp":1,"exp":{},"iss":"https://issuer.example","aud":"umbel"}}"#,
+                    now + 3600
+                )),
+            ),
+            ("nbf to come", with_claims(but("nbf", json!(now + 600)))),
+            ("nbf a text", with_claims(but("nbf", json!("0")))),
+            ("sub absent", with_claims(without("sub"))),
+            ("sub empty", with_claims(but("sub", json!("")))),
+            ("sub a number", with_claims(but("sub", json!(7)))),
+            ("sub null", with_claims(but("sub", Value::Null))),
+            ("sub breaks the log line", with_claims(but("sub", json!("ann\nroot")))),
+            ("sub endless", with_claims(but("sub", json!("a".repeat(256))))),
+            ("iss absent", with_claims(without("iss"))),
+            ("iss another", with_claims(but("iss", json!("https://evil.example")))),
+            ("iss a number", with_claims(but("iss", json!(7)))),
+            ("aud absent", with_claims(without("aud"))),
+            ("aud another", with_claims(but("aud", json!("other")))),
+            ("aud others", with_claims(but("aud", json!(["other", "umbel2"])))),
+            ("aud an object", with_claims(but("aud", json!({"umbel": true})))),
+            ("claims no object", with_claims(json!(["sub", "exp"]))),
+            ("claims no JSON", raw("sub=ann")),
+            ("longer than any token", with_claims(but("more", json!("x".repeat(TOKEN_LONGEST))))),
+        ]
+    }
+
+    #[test]
+    fn no_forged_token_is_believed() {
+        let verifier = Verifier::new(&settings());
+        for (why, token) in forged() {
+            assert!(verifier.verify(&token).is_err(), "believed: {why}");
+        }
+    }
+
+    #[test]
+    fn good_tokens_are_believed_within_the_leeway() {
+        let now = Utc::now().timestamp();
+        let verifier = Verifier::new(&settings());
+        for good in [
+            claims(),
+            but("exp", json!(now - 20)),
+            but("exp", json!(now as f64 + 60.5)),
+            but("nbf", json!(now + 20)),
+            but("aud", json!(["other", "umbel"])),
+            but("role", json!("admin")),
+        ] {
+            let claims = verifier.verify(&with_claims(good.clone())).unwrap();
+            assert_eq!(claims.sub, "ann", "{good}");
+        }
+    }
+
+    #[test]
+    fn an_issued_token_is_believed_until_its_end() {
+        let hour = Duration::from_secs(3600);
+        for settings in [settings(), JwtSettings::new(SECRET.into())] {
+            let verifier = Verifier::new(&settings);
+            let token = issue_token(&settings, "ann", hour, Utc::now()).unwrap();
+            assert_eq!(verifier.verify(&token).unwrap().sub, "ann");
+            let old = issue_token(&settings, "ann", hour, Utc::now() - 2 * hour).unwrap();
+            assert!(verifier.verify(&old).is_err());
+        }
+    }
+
+    #[test]
+    fn without_an_audience_of_our_own_a_token_for_somebody_is_not_for_us() {
+        let verifier = Verifier::new(&JwtSettings::new(SECRET.into()));
+        assert!(verifier.verify(&with_claims(claims())).is_err());
+        assert!(verifier.verify(&with_claims(without("aud"))).is_ok());
+    }
+
+    #[test]
+    fn no_token_is_issued_that_would_be_refused() {
+        let hour = Duration::from_secs(3600);
+        for subject in ["", "a\nb", &"a".repeat(256)] {
+            assert!(issue_token(&settings(), subject, hour, Utc::now()).is_err(), "{subject:?}");
+        }
+        let weak = JwtSettings::new("short".into());
+        assert!(issue_token(&weak, "ann", hour, Utc::now()).is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! The HTTP API: enqueue a task, see what became of it, see the queues; and an application's own
+//! routes behind the same door.
+//!
+//! - [`Api`]: settings, broker, catalogue and routes as one [`axum::Router`]; [`serve`]: a socket
+//! - [`JwtSettings`], [`issue_token`], [`Claims`]: who may come in
+//! - [`Problem`], [`JsonBody`]: errors and bodies, for the routes of applications too
+//! - [`ReadinessCheck`]: what `/readyz` looks at
+
+mod auth;
+mod body;
+mod edge;
+mod error;
+mod problem;
+mod router;
+mod routes;
+mod serve;
+mod settings;
+
+pub use auth::{Claims, issue_token};
+pub use body::JsonBody;
+pub use edge::RequestId;
+pub use error::ApiError;
+pub use problem::{FieldError, Problem};
+pub use router::Api;
+pub use routes::health::ReadinessCheck;
+pub use serve::serve;
+pub use settings::{ApiSettings, JwtSettings};
+pub use utoipa_axum::router::OpenApiRouter;

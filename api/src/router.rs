@@ -1,0 +1,111 @@
+//! The API as one value, and as one function from request to response.
+
+use std::{fmt, sync::Arc};
+
+use axum::{Router, http::StatusCode, middleware};
+use umbel_broker::Client;
+use umbel_proto::Catalog;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    ApiError, ApiSettings, ReadinessCheck,
+    auth::{Verifier, require_token},
+    edge,
+    problem::Problem,
+    routes::{
+        Shared, docs, enqueue,
+        health::{self, Readiness, broker_check},
+        queues, tasks,
+    },
+};
+
+/// The HTTP API of an application.
+pub struct Api {
+    title: String,
+    verifier: Verifier,
+    client: Client,
+    catalog: Arc<Catalog>,
+    application: OpenApiRouter,
+    checks: Vec<ReadinessCheck>,
+}
+
+impl Api {
+    /// Puts an API together: its own routes, and those of the application, which are served under
+    /// `/v1` behind the same door.
+    ///
+    /// The application's routes are made with [`utoipa_axum::routes!`], so that they appear in the
+    /// description and can be checked here: `/tasks…` and `/queues…` are the API's own. A fallback
+    /// of the application is not used.
+    pub fn new(
+        settings: &ApiSettings,
+        client: Client,
+        catalog: Arc<Catalog>,
+        application: OpenApiRouter,
+    ) -> Result<Self, ApiError> {
+        settings.check()?;
+        docs::check_taken(own_routes().get_openapi(), application.get_openapi())?;
+        Ok(Self {
+            title: settings.title.clone(),
+            verifier: Verifier::new(&settings.jwt),
+            checks: vec![broker_check(client.clone())],
+            client,
+            catalog,
+            application,
+        })
+    }
+
+    /// Adds what `/readyz` looks at, beside the broker.
+    pub fn readiness(mut self, checks: impl IntoIterator<Item = ReadinessCheck>) -> Self {
+        self.checks.extend(checks);
+        self
+    }
+
+    /// The API as a function from request to response; [`serve`](crate::serve) gives it a socket.
+    pub fn router(self) -> Router {
+        let shared = Shared {
+            client: self.client,
+            shown: Arc::new(tasks::catalogue(&self.catalog)),
+            catalog: self.catalog.clone(),
+        };
+        let readiness = Arc::new(Readiness::new(self.checks));
+        let door = middleware::from_fn_with_state(Arc::new(self.verifier), require_token);
+        // The fallback stands before the door, so that nobody without a token learns which paths
+        // there are.
+        let behind_the_door =
+            own_routes().with_state(shared).merge(self.application).fallback(not_found).layer(door);
+        let (router, description) = OpenApiRouter::with_openapi(docs::heading(&self.title))
+            .merge(open_routes().with_state(readiness))
+            .nest("/v1", behind_the_door)
+            .split_for_parts();
+        let router = router
+            .merge(docs::pages(docs::describe(&description, &self.catalog)))
+            .fallback(not_found);
+        edge::around(router, edge::REQUEST_TIMEOUT)
+    }
+}
+
+/// Everything under `/v1` that is not the application's.
+fn own_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
+        .routes(routes!(tasks::list))
+        .routes(routes!(enqueue::create, tasks::read))
+        .routes(routes!(queues::list))
+}
+
+/// What needs no token.
+fn open_routes() -> OpenApiRouter<Arc<Readiness>> {
+    OpenApiRouter::default().routes(routes!(health::livez)).routes(routes!(health::readyz))
+}
+
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND)
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("title", &self.title).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

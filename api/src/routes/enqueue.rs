@@ -1,0 +1,340 @@
+//! `POST /v1/tasks/{task}`: enqueue a task.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use axum::{
+    Extension, Json,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::IntoResponse,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use ring::digest;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde_json::{Value, json};
+use umbel_broker::{NewTask, When};
+use umbel_proto::{
+    ArgsError, Catalog, CatalogEntry, CodecError, Priority, TaskId, TaskState, codec,
+};
+use utoipa::ToSchema;
+
+use super::{Shared, broker_problem};
+use crate::{
+    Claims,
+    body::JsonBody,
+    problem::{FieldError, Problem},
+};
+
+/// A task to enqueue.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewTaskBody {
+    /// The arguments of the task. Default: none.
+    #[serde(default = "no_args")]
+    #[schema(value_type = Object)]
+    args: Value,
+    /// Start no earlier than this many seconds from now.
+    #[schema(minimum = 0, example = 1.5)]
+    delay_s: Option<f64>,
+    /// Start no earlier than this; not together with `delay_s`.
+    at: Option<DateTime<Utc>>,
+    /// `high`, `normal` or `low`. Default: the task's own.
+    #[schema(value_type = Option<String>, example = "normal")]
+    priority: Option<Priority>,
+    /// How often the task is tried in all. Default: the task's own.
+    #[schema(value_type = Option<u32>, minimum = 1)]
+    max_attempts: Option<NonZeroU32>,
+}
+
+/// A task that was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Accepted {
+    #[schema(value_type = String, example = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab")]
+    id: TaskId,
+    /// Where it stands; absent if the idempotency key stands for a task of which nothing is kept
+    /// any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "queued")]
+    state: Option<TaskState>,
+}
+
+/// The furthest start. What is later is a slip of the unit (milliseconds for seconds), and would
+/// lie in Redis' memory for as long.
+const FURTHEST: TimeDelta = TimeDelta::days(366);
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+const IDEMPOTENCY_KEY_LONGEST: usize = 255;
+
+/// Enqueue a task
+///
+/// The arguments are read as those of the task before anything is enqueued. With an
+/// Idempotency-Key the same request may be sent again within 24 hours and names the same task.
+#[utoipa::path(
+    post,
+    path = "/tasks/{task}",
+    tag = "tasks",
+    params(
+        ("task" = String, Path, description = "The name of the task, as in the list of tasks"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+    ),
+    request_body = NewTaskBody,
+    responses(
+        (status = 202, description = "It is enqueued.", body = Accepted,
+            headers(("Location" = String, description = "Where to ask for it"))),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn create(
+    State(shared): State<Shared>,
+    Extension(claims): Extension<Claims>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    JsonBody(body): JsonBody<NewTaskBody>,
+) -> Result<impl IntoResponse, Problem> {
+    let now = Utc::now();
+    let entry = open(&shared.catalog, &name)?;
+    let key = idempotency_key(&headers, &claims.sub)?;
+    let when = when(&body, now)?;
+    let mut new = NewTask::from_entry(entry, accept(entry, body.args)?).map_err(broker_problem)?;
+    new.call.when = when;
+    new.call.priority = body.priority;
+    new.call.max_attempts = body.max_attempts.map(NonZeroU32::get);
+    new.call.idempotency_key = key;
+    new.call.tracked = true;
+
+    let submitted = shared.client.submit(new).await.map_err(broker_problem)?;
+    let state = if submitted.existing {
+        let record = shared.client.task(&submitted.id).await.map_err(broker_problem)?;
+        record.map(|record| record.state)
+    } else {
+        Some(if waits(when, now) { TaskState::Scheduled } else { TaskState::Queued })
+    };
+    let location = [(header::LOCATION, format!("/v1/tasks/{}", submitted.id))];
+    Ok((StatusCode::ACCEPTED, location, Json(Accepted { id: submitted.id, state })))
+}
+
+fn no_args() -> Value {
+    json!({})
+}
+
+/// A task that is not for HTTP answers as one that does not exist.
+fn open<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a CatalogEntry, Problem> {
+    catalog.get(name).filter(|entry| entry.options.over_http).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND).detail("no task of this name can be enqueued here")
+    })
+}
+
+fn accept(entry: &CatalogEntry, args: Value) -> Result<Vec<u8>, Problem> {
+    let encoded = entry.accept(args).map_err(|error| match error {
+        ArgsError::Field { field, reason } => invalid(args_field(&field), reason),
+        ArgsError::Codec(CodecError::TooLarge { bytes }) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail(format!(
+                "the arguments have {bytes} bytes when encoded; at most {} are allowed",
+                codec::MAX_BYTES
+            ))
+        }
+        ArgsError::Codec(error) => invalid("args", error.to_string()),
+    })?;
+    // What nests too deeply can be written and not be read: better said here than by a worker.
+    match codec::decode::<IgnoredAny>(&encoded) {
+        Ok(_) => Ok(encoded),
+        Err(_) => Err(invalid("args", format!("nest deeper than {} levels", codec::MAX_DEPTH))),
+    }
+}
+
+fn args_field(field: &str) -> String {
+    match field {
+        "" => "args".to_owned(),
+        field if field.starts_with('[') => format!("args{field}"),
+        field => format!("args.{field}"),
+    }
+}
+
+fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY)
+        .detail("the request is understood, but a part of it is wrong")
+        .error(FieldError::new(field, reason))
+}
+
+fn when(body: &NewTaskBody, now: DateTime<Utc>) -> Result<Option<When>, Problem> {
+    let far = || format!("more than {} days away", FURTHEST.num_days());
+    match (body.delay_s, body.at) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(invalid("at", "not together with `delay_s`")),
+        (Some(seconds), None) => {
+            let delay = Duration::try_from_secs_f64(seconds)
+                .map_err(|error| invalid("delay_s", error.to_string()))?;
+            if TimeDelta::from_std(delay).is_ok_and(|delay| delay <= FURTHEST) {
+                Ok(Some(When::In(delay)))
+            } else {
+                Err(invalid("delay_s", far()))
+            }
+        }
+        (None, Some(at)) if at - now > FURTHEST => Err(invalid("at", far())),
+        (None, Some(at)) => Ok(Some(When::At(at))),
+    }
+}
+
+fn waits(when: Option<When>, now: DateTime<Utc>) -> bool {
+    match when {
+        None => false,
+        Some(When::In(delay)) => !delay.is_zero(),
+        Some(When::At(at)) => at > now,
+    }
+}
+
+/// The key as the broker knows it: of this subject and of HTTP, so that nobody meets a task of
+/// somebody else, or of beat, behind a key; hashed, because both together may be too long for it.
+fn idempotency_key(headers: &HeaderMap, subject: &str) -> Result<Option<String>, Problem> {
+    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let key = key.as_bytes();
+    if !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic)
+    {
+        let rule = format!("must be 1 to {IDEMPOTENCY_KEY_LONGEST} visible ASCII characters");
+        return Err(invalid("Idempotency-Key", rule));
+    }
+    // A subject has no control characters: the zero byte tells where it ends.
+    let scoped = [subject.as_bytes(), b"\0", key].concat();
+    let hash = digest::digest(&digest::SHA256, &scoped);
+    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Some(format!("http:{hex}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        body::Body,
+        http::{HeaderValue, Request},
+        response::Response,
+    };
+
+    use super::*;
+    use crate::{
+        problem::tests::json_of,
+        router::tests::{ask, catalog},
+    };
+
+    async fn post(body: impl Into<Body>) -> Response {
+        let request = Request::post("/v1/tasks/sites.visit");
+        ask(request.header(header::CONTENT_TYPE, "application/json"), body).await
+    }
+
+    async fn wrong_field(body: Value) -> String {
+        let problem = json_of(post(body.to_string()).await).await;
+        assert_eq!(problem["status"], 422, "{body}: {problem}");
+        problem["errors"][0]["field"].as_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_named_before_redis_is_asked() {
+        let good = json!({"site": "a"});
+        for (body, field) in [
+            (json!({}), "args.site"),
+            (json!({"args": {"site": 7}}), "args.site"),
+            (json!({"args": {"site": "a", "links": [{"depth": -1}]}}), "args.links[0].depth"),
+            (json!({"args": {"site": "a", "more": 1}}), "args.more"),
+            (json!({"args": null}), "args"),
+            (json!({"args": good, "delay_s": 1, "at": "2026-01-01T00:00:00Z"}), "at"),
+            (json!({"args": good, "delay_s": -1}), "delay_s"),
+            (json!({"args": good, "delay_s": 1e300}), "delay_s"),
+            (json!({"args": good, "delay_s": "1"}), "delay_s"),
+            (json!({"args": good, "delay_s": 400 * 24 * 3600}), "delay_s"),
+            (json!({"args": good, "at": "tomorrow"}), "at"),
+            (json!({"args": good, "at": "+262000-01-01T00:00:00Z"}), "at"),
+            (json!({"args": good, "priority": "urgent"}), "priority"),
+            (json!({"args": good, "max_attempts": 0}), "max_attempts"),
+            (json!({"args": good, "max_attemps": 1}), "max_attemps"),
+        ] {
+            assert_eq!(wrong_field(body.clone()).await, field, "{body}");
+        }
+    }
+
+    #[test]
+    fn arguments_that_no_worker_could_read_are_refused() {
+        let catalog = catalog();
+        let entry = open(&catalog, "sites.visit").unwrap();
+        let nested = |depth: usize| {
+            let link = |next, _| json!({"depth": 1, "next": next});
+            json!({"site": "a", "links": [(0..depth).fold(Value::Null, link)]})
+        };
+        // The map and the list around them are two levels.
+        assert!(accept(entry, nested(codec::MAX_DEPTH - 4)).is_ok());
+        assert!(accept(entry, nested(codec::MAX_DEPTH)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_good_request_reaches_the_broker() {
+        for body in [
+            json!({"args": {"site": "a", "links": [{"depth": 1}]}}),
+            json!({"args": {"site": "a"}, "delay_s": 1.5, "priority": "high", "max_attempts": 3}),
+            json!({"args": {"site": "a"}, "at": "2026-01-01T00:00:00+02:00"}),
+        ] {
+            let response = post(body.to_string()).await;
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_or_carried_has_its_own_status() {
+        assert_eq!(json_of(post("{").await).await["status"], 400);
+        let large = json!({"args": {"site": "x".repeat(codec::MAX_BYTES)}}).to_string();
+        assert_eq!(json_of(post(large).await).await["status"], 413);
+        assert_eq!(json_of(post(vec![b' '; 1024 * 1024 + 1]).await).await["status"], 413);
+        let text = ask(Request::post("/v1/tasks/sites.visit"), "{}").await;
+        assert_eq!(json_of(text).await["status"], 415);
+    }
+
+    #[tokio::test]
+    async fn a_task_that_is_not_for_http_is_as_unknown_as_one_that_does_not_exist() {
+        let mut answers = Vec::new();
+        for name in ["sites.sweep", "sites.none", "UPPER", "a%0ab"] {
+            let request = Request::post(format!("/v1/tasks/{name}"))
+                .header(header::CONTENT_TYPE, "application/json");
+            let mut problem = json_of(ask(request, "{}").await).await;
+            problem
+                .as_object_mut()
+                .unwrap()
+                .retain(|field, _| field == "status" || field == "detail");
+            assert_eq!(problem["status"], 404, "{name}");
+            answers.push(problem);
+        }
+        answers.dedup();
+        assert_eq!(answers.len(), 1);
+    }
+
+    #[test]
+    fn a_key_is_one_subjects_own() {
+        let key = |key: &[u8], subject: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_bytes(key).unwrap());
+            idempotency_key(&headers, subject)
+        };
+        let known = key(b"k-1", "ann").unwrap().unwrap();
+        assert_eq!(key(b"k-1", "ann").unwrap().unwrap(), known);
+        assert_ne!(key(b"k-1", "bob").unwrap().unwrap(), known);
+        assert_ne!(key(b"k-2", "ann").unwrap().unwrap(), known);
+        assert_ne!(key(b"b:c", "a").unwrap(), key(b"c", "a:b").unwrap());
+        assert!(key(&[b'x'; 255], &"s".repeat(255)).unwrap().unwrap().len() <= 255);
+        for bad in [b"".as_slice(), b"a b", b"\xc3\xa4", &[b'x'; 256]] {
+            assert!(key(bad, "ann").is_err(), "{bad:?}");
+        }
+        assert_eq!(idempotency_key(&HeaderMap::new(), "ann").unwrap(), None);
+    }
+
+    #[test]
+    fn a_start_that_has_passed_is_not_waited_for() {
+        let now = Utc::now();
+        assert!(!waits(None, now));
+        assert!(!waits(Some(When::In(Duration::ZERO)), now));
+        assert!(!waits(Some(When::At(now)), now));
+        assert!(waits(Some(When::At(now + TimeDelta::milliseconds(1))), now));
+    }
+
+    #[test]
+    fn only_what_is_for_http_is_open() {
+        let catalog = catalog();
+        assert!(open(&catalog, "sites.visit").is_ok());
+        assert!(open(&catalog, "sites.sweep").is_err());
+    }
+}

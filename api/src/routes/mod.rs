@@ -1,0 +1,55 @@
+//! The API's own routes.
+
+pub(crate) mod docs;
+pub(crate) mod enqueue;
+pub(crate) mod health;
+pub(crate) mod queues;
+pub(crate) mod tasks;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::http::StatusCode;
+use serde_json::Value;
+use tracing::{error, warn};
+use umbel_broker::{BrokerError, Client};
+use umbel_proto::Catalog;
+
+use crate::problem::{FieldError, Problem};
+
+/// What the handlers under `/v1` share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub client: Client,
+    pub catalog: Arc<Catalog>,
+    /// The catalogue as it is shown; it never changes while the process runs.
+    pub shown: Arc<Value>,
+}
+
+/// Redis restarts and fails over in seconds; sooner is only load on it.
+const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
+
+/// A full queue empties by work, which takes longer.
+const RETRY_FULL: Duration = Duration::from_secs(10);
+
+/// Tells the caller what to do about an error of the broker; what only we can do something about
+/// goes to the log.
+pub(crate) fn broker_problem(error: BrokerError) -> Problem {
+    match error {
+        BrokerError::QueueFull { queue } => Problem::new(StatusCode::TOO_MANY_REQUESTS)
+            .detail(format!("queue `{queue}` is full"))
+            .retry_after(RETRY_FULL),
+        BrokerError::KeyConflict { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY)
+            .detail("the idempotency key was used for another task or body")
+            .error(FieldError::new("Idempotency-Key", "used for another task or body")),
+        error if error.is_transient() => {
+            warn!(%error, "answered 503 for the broker");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+                .detail("the broker is not available")
+                .retry_after(RETRY_UNAVAILABLE)
+        }
+        error => {
+            error!(%error, "answered 500 for the broker");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
