@@ -100,11 +100,8 @@ impl Client {
 
     pub(crate) async fn list_queue(&self, shard: &Shard) -> Result<(), BrokerError> {
         let queue = shard.queue();
-        let entry = cmd("HSETNX")
-            .arg(keys::queues())
-            .arg(queue.as_str())
-            .arg(r#"{"shards":1}"#)
-            .to_owned();
+        let entry =
+            cmd("HSETNX").arg(keys::queues()).arg(queue.as_str()).arg(r#"{"shards":1}"#).to_owned();
         self.query::<()>(&entry).await?;
         self.listed.lock().unwrap_or_else(PoisonError::into_inner).insert(queue.clone());
         Ok(())

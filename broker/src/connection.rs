@@ -34,10 +34,10 @@ pub(crate) struct Connector {
 impl Connector {
     pub fn new(settings: &BrokerSettings, role: &str) -> Result<Self, BrokerError> {
         let info = settings.connection_info()?;
-        let redis = info.redis_settings().clone().set_lib_name(
-            format!("umbel-{role}"),
-            env!("CARGO_PKG_VERSION"),
-        );
+        let redis = info
+            .redis_settings()
+            .clone()
+            .set_lib_name(format!("umbel-{role}"), env!("CARGO_PKG_VERSION"));
         let tcp = TcpSettings::default()
             .set_nodelay(true)
             .set_user_timeout(UNACKED_TIMEOUT)

@@ -81,8 +81,7 @@ impl Loop {
                 settlement.delivery.key.shard == shard && settlement.delivery.epoch == epoch
             });
             batch = rest;
-            let answer =
-                self.client.settle(&shard, &epoch, &self.worker, &group, Utc::now()).await;
+            let answer = self.client.settle(&shard, &epoch, &self.worker, &group, Utc::now()).await;
             let trouble = match answer {
                 Ok(Some(answers)) => {
                     self.note(&group, &answers);
@@ -127,10 +126,17 @@ impl Loop {
                 Answer::Settled => {}
                 Answer::Stale => {
                     self.stale.fetch_add(1, Ordering::Relaxed);
-                    warn!(task.id = id, entry, "refused: the task was given to another worker, or this settle was sent twice");
+                    warn!(
+                        task.id = id,
+                        entry,
+                        "refused: the task was given to another worker, or this settle was sent twice"
+                    );
                 }
                 Answer::Gone => {
-                    error!(task.id = id, entry, "the task lost its body in redis; it is marked failed");
+                    error!(
+                        task.id = id,
+                        entry, "the task lost its body in redis; it is marked failed"
+                    );
                 }
             }
         }

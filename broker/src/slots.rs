@@ -124,8 +124,7 @@ fn intent(field: &str, packed: &[u8]) -> Result<Intent, BrokerError> {
     let parsed = field.rsplit_once(' ').and_then(|(entry, ms)| {
         Some((entry.to_owned(), DateTime::from_timestamp_millis(ms.parse().ok()?)?))
     });
-    let (entry, slot) = parsed.ok_or_else(|| {
-        BrokerError::Unexpected(format!("`{field}` names no slot of an entry"))
-    })?;
+    let (entry, slot) = parsed
+        .ok_or_else(|| BrokerError::Unexpected(format!("`{field}` names no slot of an entry")))?;
     Ok(Intent { entry, slot, task: codec::decode(packed)? })
 }

@@ -65,9 +65,7 @@ impl<O: DeserializeOwned> TaskHandle<O> {
             {
                 let record = record.clone();
                 return match record.state {
-                    TaskState::Succeeded => {
-                        Ok(codec::decode(&record.result.unwrap_or_default())?)
-                    }
+                    TaskState::Succeeded => Ok(codec::decode(&record.result.unwrap_or_default())?),
                     state => {
                         Err(WaitError::Ended { state, error: record.error.unwrap_or_default() })
                     }

@@ -4,4 +4,5 @@ pub mod eventually;
 pub mod house;
 pub mod pages;
 pub mod probe;
+pub mod process;
 pub mod services;

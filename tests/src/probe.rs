@@ -89,9 +89,13 @@ impl Record {
     }
 
     fn gate(&self, name: &str) -> Arc<Semaphore> {
-        self.0.gates.lock().unwrap().entry(name.to_owned()).or_insert_with(|| {
-            Arc::new(Semaphore::new(0))
-        }).clone()
+        self.0
+            .gates
+            .lock()
+            .unwrap()
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(0)))
+            .clone()
     }
 }
 

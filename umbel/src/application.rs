@@ -45,7 +45,9 @@ pub struct Setup {
 impl Setup {
     /// The database; an error that names the setting where none was given.
     pub fn db(&self) -> anyhow::Result<Db> {
-        self.db.clone().context("DATABASE_URL must be set: this application keeps tables in Postgres")
+        self.db
+            .clone()
+            .context("DATABASE_URL must be set: this application keeps tables in Postgres")
     }
 }
 

@@ -90,7 +90,17 @@ mod tests {
         ] {
             assert_eq!(duration(text), Ok(expected));
         }
-        for wrong in ["", "5", "s", "5 m", "-5s", "5min", "1e3s", "99999999999999999999s", "9999999999999999999d"] {
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "5 m",
+            "-5s",
+            "5min",
+            "1e3s",
+            "99999999999999999999s",
+            "9999999999999999999d",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong:?} must be refused");
         }
     }

@@ -87,9 +87,9 @@ async fn api<S: Clone + Send + Sync + 'static>(
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr).await.with_context(|| {
-        format!("cannot listen on {addr}; HOST and PORT name another address")
-    })
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}; HOST and PORT name another address"))
 }
 
 /// The database is not critical: a moment without it must not restart the container.

@@ -181,7 +181,8 @@ impl Settings {
     /// These settings as environment, for the processes of the roles: secrets must not stand on a
     /// command line.
     pub fn as_env(&self) -> Vec<(&'static str, String)> {
-        let secret = |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
+        let secret =
+            |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
         let queues: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
         let optional = [
             ("REDIS_URL", secret(&self.redis_url)),
@@ -260,7 +261,8 @@ mod tests {
 
     #[test]
     fn a_child_gets_the_same_settings_by_its_environment() {
-        let parent = settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
+        let parent =
+            settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
         let env = parent.as_env();
         let value = |name| env.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
         assert_eq!(value("REDIS_URL"), Some("redis://h:7000"));
@@ -272,7 +274,8 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show() {
-        let shown = format!("{:?}", settings(&["--redis-url=redis://:s3cret@h", "--jwt-secret=s3cret"]));
+        let shown =
+            format!("{:?}", settings(&["--redis-url=redis://:s3cret@h", "--jwt-secret=s3cret"]));
         assert!(!shown.contains("s3cret"), "{shown}");
     }
 

@@ -59,11 +59,9 @@ pub(crate) async fn supervise(
     let stop_inflow = CancellationToken::new();
     let stop_worker = CancellationToken::new();
     let mut keepers = JoinSet::new();
-    for (role, stop) in [
-        (Role::Worker, &stop_worker),
-        (Role::Beat, &stop_inflow),
-        (Role::Api, &stop_inflow),
-    ] {
+    for (role, stop) in
+        [(Role::Worker, &stop_worker), (Role::Beat, &stop_inflow), (Role::Api, &stop_inflow)]
+    {
         let keeper = Keeper { role, settings: settings.clone(), deaths: 0 };
         keepers.spawn(keeper.run(stop.clone()));
     }
@@ -110,9 +108,8 @@ impl Keeper {
         let role = self.role.as_str();
         while !stop.is_cancelled() {
             let started = Instant::now();
-            let mut child = self
-                .spawn()
-                .map_err(|source| SuperviseError::Spawn { role, source })?;
+            let mut child =
+                self.spawn().map_err(|source| SuperviseError::Spawn { role, source })?;
             // Held, because `wait` would close it: to the child its end is the end of this process.
             let _lifeline = child.stdin.take();
             info!(role, pid = child.id(), "started");
@@ -194,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_role_that_keeps_dying_is_started_less_and_less_often() {
-        let pauses: Vec<u128> = [1, 2, 3, 6, 7, 8, u32::MAX].map(|n| backoff(n).as_millis()).to_vec();
+        let pauses: Vec<u128> =
+            [1, 2, 3, 6, 7, 8, u32::MAX].map(|n| backoff(n).as_millis()).to_vec();
         assert_eq!(pauses, [500, 1_000, 2_000, 16_000, 30_000, 30_000, 30_000]);
     }
 

@@ -38,8 +38,7 @@ pub(crate) async fn enqueue<S: Clone + Send + Sync + 'static>(
         let known: Vec<&str> = catalog.iter().map(|entry| entry.name.as_str()).collect();
         bail!("there is no task `{}`; there are: {}", args.task, known.join(", "));
     };
-    let value: Value =
-        serde_json::from_str(&args.args).context("the arguments are not JSON")?;
+    let value: Value = serde_json::from_str(&args.args).context("the arguments are not JSON")?;
     let packed = entry.accept(value).map_err(|error| match &error {
         ArgsError::Field { field, reason } if !field.is_empty() => {
             anyhow!("argument `{field}`: {reason}")

@@ -5,10 +5,7 @@ use std::marker::PhantomData;
 use async_trait::async_trait;
 use umbel_proto::{Outcome, codec};
 
-use crate::{
-    Context, End, Handler, Run, TaskError,
-    handler::Chain,
-};
+use crate::{Context, End, Handler, Run, TaskError, handler::Chain};
 
 #[async_trait]
 pub(crate) trait Endpoint: Send + Sync {
@@ -41,9 +38,7 @@ impl<S: Clone + Send + Sync, T: Handler<S>> Endpoint for Bound<S, T> {
             Ok(output) => match codec::encode(&output) {
                 Ok(output) => Outcome::Succeeded { output },
                 // The work was done; doing it again gives the same output.
-                Err(error) => {
-                    Outcome::Fatal { error: format!("the output: {}", Chain(&error)) }
-                }
+                Err(error) => Outcome::Fatal { error: format!("the output: {}", Chain(&error)) },
             },
             Err(TaskError::Retry(error)) => Outcome::Failed { error: Chain(&*error).to_string() },
             Err(TaskError::Fatal(error)) => Outcome::Fatal { error: Chain(&*error).to_string() },

@@ -37,7 +37,10 @@ impl Executor {
             Ok(contents) => contents.clone(),
             Err(error) => {
                 let outcome = Outcome::Unreadable { error: chain(error) };
-                error!(entry = delivery.entry(), "an entry is no envelope; it goes to the dead letters");
+                error!(
+                    entry = delivery.entry(),
+                    "an entry is no envelope; it goes to the dead letters"
+                );
                 return settlement(delivery, outcome, None, jitter);
             }
         };
@@ -63,7 +66,10 @@ impl Executor {
             let started = Utc::now();
             let outcome = match bounded {
                 _ if envelope.version > envelope::VERSION => Outcome::Unknown {
-                    what: format!("envelope version {} is newer than this worker", envelope.version),
+                    what: format!(
+                        "envelope version {} is newer than this worker",
+                        envelope.version
+                    ),
                 },
                 None => Outcome::Unknown { what: format!("no handler for `{}`", run.task) },
                 // Judged before body and arguments are touched: they may be what kills.

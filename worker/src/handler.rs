@@ -15,10 +15,7 @@ pub trait Handler<S>: Task {
     /// Does the work. It may run more than once for one task: after a crash of its worker, or when
     /// a finished run could not be recorded. Effects in Postgres that must happen once go through
     /// `db.once`.
-    fn run(
-        self,
-        ctx: &Context<S>,
-    ) -> impl Future<Output = TaskResult<Self::Output>> + Send;
+    fn run(self, ctx: &Context<S>) -> impl Future<Output = TaskResult<Self::Output>> + Send;
 
     /// Called before a task is ended other than by success: buried as a dead letter (attempts
     /// spent, fatal error, panic, time limit, crash of its workers), cancelled or expired. It lets
@@ -26,11 +23,7 @@ pub trait Handler<S>: Task {
     ///
     /// An error is logged and changes nothing. It may be called more than once, like `run`, and is
     /// bounded by a time limit of 30 s. It is not called where the arguments cannot be decoded.
-    fn ended(
-        self,
-        end: &End,
-        ctx: &Context<S>,
-    ) -> impl Future<Output = TaskResult<()>> + Send {
+    fn ended(self, end: &End, ctx: &Context<S>) -> impl Future<Output = TaskResult<()>> + Send {
         let _ = (end, ctx);
         async { Ok(()) }
     }

@@ -126,7 +126,10 @@ impl Heart {
                 let _ = self.beats.send_replace(Some((Instant::now(), beats)));
             }
             Heartbeat::Fenced => {
-                error!(worker = self.worker, "declared dead by the others: what this worker holds is theirs now");
+                error!(
+                    worker = self.worker,
+                    "declared dead by the others: what this worker holds is theirs now"
+                );
                 self.fenced.cancel();
             }
         }

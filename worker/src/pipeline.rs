@@ -9,7 +9,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
-use umbel_broker::{BrokerError, Client, Consumer, Delivery, Held, Settlement, Settler, Terms, Verdict};
+use umbel_broker::{
+    BrokerError, Client, Consumer, Delivery, Held, Settlement, Settler, Terms, Verdict,
+};
 use umbel_proto::TaskOptions;
 
 use crate::{execute::Executor, heartbeat::Pulse};
@@ -102,8 +104,7 @@ impl Pipeline {
     async fn started(&self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
         let mut pause = RETRY_FIRST;
         loop {
-            let answer =
-                self.client.start(&self.worker, &self.held, deliveries, Utc::now()).await;
+            let answer = self.client.start(&self.worker, &self.held, deliveries, Utc::now()).await;
             match answer {
                 Ok(started) => return started,
                 Err((again, error)) => {

@@ -6,11 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
-use umbel_broker::{
-    BrokerError, Client,
-    keys::Shard,
-    shard::Tick,
-};
+use umbel_broker::{BrokerError, Client, keys::Shard, shard::Tick};
 
 /// How late a task may be that was enqueued after the last look.
 const TICK_EVERY: Duration = Duration::from_secs(3);

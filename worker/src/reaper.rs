@@ -63,7 +63,11 @@ impl Reaper {
         }
     }
 
-    async fn step(&mut self, at: Instant, beats: &HashMap<String, Beat>) -> Result<(), BrokerError> {
+    async fn step(
+        &mut self,
+        at: Instant,
+        beats: &HashMap<String, Beat>,
+    ) -> Result<(), BrokerError> {
         let mut consumers = BTreeSet::new();
         for shard in &self.shards {
             consumers.extend(self.client.consumers(shard).await?);
@@ -153,8 +157,10 @@ impl Observations {
             Beat::Count(value) => Some((worker.as_str(), value.as_str())),
             Beat::Dead { .. } => None,
         });
-        let beatless =
-            consumers.iter().filter(|name| !beats.contains_key(*name)).map(|name| (name.as_str(), ""));
+        let beatless = consumers
+            .iter()
+            .filter(|name| !beats.contains_key(*name))
+            .map(|name| (name.as_str(), ""));
         let watched: HashMap<&str, &str> =
             counting.chain(beatless).filter(|(worker, _)| *worker != me).collect();
         self.seen.retain(|worker, _| watched.contains_key(worker.as_str()));

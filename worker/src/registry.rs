@@ -172,8 +172,7 @@ mod tests {
     fn tasks_are_found_by_name_and_tell_their_queues() {
         let registry =
             Registry::builder().register::<First>().register::<Second>().build().unwrap();
-        let names: Vec<_> =
-            registry.catalog().iter().map(|entry| entry.name.to_string()).collect();
+        let names: Vec<_> = registry.catalog().iter().map(|entry| entry.name.to_string()).collect();
         assert_eq!(names, ["shop.first", "shop.second"]);
         let endpoints = registry.bind(());
         assert!(endpoints.get(&"shop.second".parse().unwrap()).is_some());

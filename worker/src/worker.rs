@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
-use tokio::{sync::Semaphore, time::{sleep, timeout}};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 use umbel_broker::{BrokerError, Client, Consumer, Held, Settler, keys::Shard};
@@ -112,12 +115,8 @@ impl Worker {
             aborted: CancellationToken::new(),
         };
         let running = TaskTracker::new();
-        let consumer = Consumer::new(
-            self.client.clone(),
-            self.id.clone(),
-            self.shards.clone(),
-            held.clone(),
-        );
+        let consumer =
+            Consumer::new(self.client.clone(), self.id.clone(), self.shards.clone(), held.clone());
         let reading = consumer.stop();
         let pipeline = Pipeline {
             client: self.client.clone(),
@@ -151,7 +150,11 @@ impl Worker {
             () = pulse.fenced.cancelled() => true,
         };
         stop.cancel();
-        info!(worker = self.id, running = running.len(), "worker stops: no further task is fetched");
+        info!(
+            worker = self.id,
+            running = running.len(),
+            "worker stops: no further task is fetched"
+        );
         while !fetching.is_finished() {
             if let Err(error) = reading.request().await {
                 warn!(%error, "could not end the blocked read; waiting for it");
@@ -174,7 +177,11 @@ impl Worker {
             error!("the heartbeat thread panicked");
         }
         info!(worker = self.id, given_back, unsettled, "worker has stopped");
-        if fenced { Err(WorkerError::Fenced(self.id)) } else { Ok(Stopped { given_back, unsettled }) }
+        if fenced {
+            Err(WorkerError::Fenced(self.id))
+        } else {
+            Ok(Stopped { given_back, unsettled })
+        }
     }
 
     async fn last_word(&self, fenced: bool, pulse: &Pulse) {
@@ -221,7 +228,10 @@ async fn drain(running: &TaskTracker, executor: &Executor, grace: Duration) -> u
     warn!(count = left, "tasks did not end within the grace time; they are given back");
     executor.aborted.cancel();
     if timeout(CANCEL_GRACE, running.wait()).await.is_err() {
-        error!(count = running.len(), "tasks block their thread and cannot be ended; they run again after this worker's lease");
+        error!(
+            count = running.len(),
+            "tasks block their thread and cannot be ended; they run again after this worker's lease"
+        );
     }
     left
 }

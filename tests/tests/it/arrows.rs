@@ -102,11 +102,28 @@ fn unsafe_code_is_denied_and_excepted_in_one_file_at_most() {
     let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     assert!(workspace.contains(r#"unsafe_code = "deny""#));
     let mut exceptions = Vec::new();
-    for name in ["proto", "broker", "store", "worker", "beat", "api", "umbel", "tasks", "supervisor", "examples", "tests", "bench"] {
+    for name in [
+        "proto",
+        "broker",
+        "store",
+        "worker",
+        "beat",
+        "api",
+        "umbel",
+        "tasks",
+        "supervisor",
+        "examples",
+        "tests",
+        "bench",
+    ] {
         let manifest = root().join(name).join("Cargo.toml");
         if manifest.exists() {
             let text = fs::read_to_string(&manifest).unwrap();
-            assert!(text.contains("[lints]\nworkspace = true"), "{} takes the lints", manifest.display());
+            assert!(
+                text.contains("[lints]\nworkspace = true"),
+                "{} takes the lints",
+                manifest.display()
+            );
         }
         sources(&root().join(name), &mut |path, text| {
             // Written in two parts, so that this line is not one of them.
@@ -134,7 +151,16 @@ fn sources(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
 #[test]
 fn the_smallest_application_does_not_carry_the_scraper() {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "-p", "umbel-greeter", "-e", "normal,build", "--prefix", "none", "--offline"])
+        .args([
+            "tree",
+            "-p",
+            "umbel-greeter",
+            "-e",
+            "normal,build",
+            "--prefix",
+            "none",
+            "--offline",
+        ])
         .current_dir(root())
         .output()
         .unwrap();

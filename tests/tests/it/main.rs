@@ -8,4 +8,5 @@ mod beat;
 mod services;
 mod store;
 mod tasks_run;
+mod whole_house;
 mod workers_die;

@@ -170,8 +170,10 @@ async fn higher_priorities_are_served_first() {
     let worker = house.worker(1);
     eventually("all run", async || (house.record.order().len() == 15).then_some(())).await;
     let order = house.record.order();
-    let kinds: Vec<&str> = order.iter().map(|name| name.trim_end_matches(char::is_numeric)).collect();
-    let expected: Vec<&str> = ["high", "normal", "low"].into_iter().flat_map(|kind| [kind; 5]).collect();
+    let kinds: Vec<&str> =
+        order.iter().map(|name| name.trim_end_matches(char::is_numeric)).collect();
+    let expected: Vec<&str> =
+        ["high", "normal", "low"].into_iter().flat_map(|kind| [kind; 5]).collect();
     assert_eq!(kinds, expected);
     worker.stop().await.unwrap();
 }
@@ -247,6 +249,11 @@ async fn a_task_that_no_worker_knows_waits_and_is_not_lost() {
     let submitted = house.client.submit(new).await.unwrap();
     let worker = house.worker(1);
     eventually("it waits", async || (house.queue().await.delayed == 1).then_some(())).await;
-    assert!(house.redis.cli(&["HEXISTS", "umbel:{default}:waiting", submitted.id.as_str()]).contains('1'));
+    assert!(
+        house
+            .redis
+            .cli(&["HEXISTS", "umbel:{default}:waiting", submitted.id.as_str()])
+            .contains('1')
+    );
     worker.stop().await.unwrap();
 }

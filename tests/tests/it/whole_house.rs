@@ -1,0 +1,357 @@
+//! The binary as its users run it: real processes, a real Redis, Postgres behind a real PgBouncer,
+//! a real web site.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
+
+use nix::sys::signal::Signal;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use umbel_tests::{
+    eventually::{eventually, eventually_eq, within},
+    pages::Pages,
+    process::{Launch, Process, free_port, is_alive, send},
+    services::{PgBouncer, PostgresServer, RedisServer, TestDatabase},
+};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// What `umbel` needs around it.
+struct Town {
+    redis: RedisServer,
+    database: TestDatabase<'static>,
+    pooler: PgBouncer,
+    port: u16,
+    http: reqwest::Client,
+}
+
+impl Town {
+    fn start() -> Self {
+        // Another test of this process may have done it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self {
+            redis: RedisServer::start(),
+            database: PostgresServer::shared().database(),
+            pooler: PgBouncer::start(PostgresServer::shared(), 2),
+            port: free_port(),
+            http: reqwest::Client::new(),
+        }
+    }
+
+    fn launch(&self, args: &[&str]) -> Launch {
+        Launch::new("umbel", args)
+            .env("REDIS_URL", self.redis.url())
+            .env("DATABASE_URL", self.pooler.url(&self.database))
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", self.port)
+            .env("LEASE", "12s")
+            .env("CONCURRENCY", "4")
+    }
+
+    fn token(&self) -> String {
+        let output = self.launch(&["token"]).output();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    async fn ready(&self) {
+        eventually("the API is ready", async || {
+            let url = format!("http://127.0.0.1:{}/readyz", self.port);
+            let answer = self.http.get(url).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let mut request = self.http.request(method, url).bearer_auth(self.token());
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.json().await.unwrap())
+    }
+
+    async fn pages_by_status(&self) -> Value {
+        let (_, sites) = self.ask(Method::GET, "/v1/sites", None).await;
+        sites["sites"][0]["pages"].clone()
+    }
+
+    fn waiting(&self) -> u64 {
+        ["recovered", "high", "normal", "low"]
+            .iter()
+            .map(|stream| {
+                let key = format!("umbel:{{scrape}}:ready:{stream}");
+                self.redis.cli(&["XLEN", &key]).trim().parse::<u64>().unwrap()
+            })
+            .sum()
+    }
+}
+
+/// A site of `count` pages: the first links to all others.
+fn site(count: usize) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("umbel-site-{}", uuid::Uuid::new_v4().simple()));
+    fs::create_dir(&folder).unwrap();
+    let links: String =
+        (1..count).map(|n| format!("<a href=\"page{n}.html\">page {n}</a>")).collect();
+    let page = |title: &str, body: &str| {
+        format!(
+            "<!doctype html><html lang=en><head><title>{title}</title></head><body>{body}</body></html>"
+        )
+    };
+    fs::write(folder.join("index.html"), page("the first", &links)).unwrap();
+    for n in 1..count {
+        fs::write(folder.join(format!("page{n}.html")), page(&format!("number {n}"), "")).unwrap();
+    }
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_mid_scrape_loses_no_page() {
+    const COUNT: usize = 41;
+    let town = Town::start();
+    let folder = site(COUNT);
+    let pages = Pages::start(&folder, Duration::from_millis(150)).await.unwrap();
+    let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let umbel =
+        town.launch(&["up"]).env("SWEEP_EVERY", "1s").env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    town.ready().await;
+    let url = format!("{}index.html", pages.url());
+    let posted =
+        town.ask(Method::POST, "/v1/sites", Some(json!({"url": url, "max_pages": 100}))).await;
+    assert_eq!(posted.0, StatusCode::CREATED, "{}", posted.1);
+
+    eventually("scraping is under way", async || {
+        let pages = town.pages_by_status().await;
+        (pages["succeeded"].as_u64()? >= 5 && pages["running"].as_u64()? > 0).then_some(())
+    })
+    .await;
+    // While it runs, redis-cli shows what runs where, by readable names.
+    let key = "umbel:{scrape}:ready:normal";
+    let pending = town.redis.cli(&["XPENDING", key, "workers", "-", "+", "10"]);
+    assert!(!pending.trim().is_empty());
+    let next = town.redis.cli(&["XRANGE", key, "-", "+", "COUNT", "1"]);
+    for word in ["id", "scrape-", "task", "pages.scrape", "attempt", "crashes", "enqueued"] {
+        assert!(next.contains(word), "{word} in {next}");
+    }
+
+    let killed = umbel.role("worker").unwrap();
+    send(killed, Signal::SIGKILL);
+    let successor = eventually("the worker is started again", async || {
+        umbel.role("worker").filter(|pid| *pid != killed)
+    })
+    .await;
+    assert!(is_alive(successor));
+    within(Duration::from_secs(60), "every page ends", async || {
+        let pages = town.pages_by_status().await;
+        (pages["succeeded"].as_u64()? == COUNT as u64).then_some(())
+    })
+    .await;
+    let all = json!({"pending": 0, "queued": 0, "running": 0, "succeeded": COUNT, "failed": 0});
+    assert_eq!(town.pages_by_status().await, all);
+    let rows = town.database.sql("select count(*) from pages where status = 'succeeded'");
+    assert_eq!(rows.trim(), COUNT.to_string());
+    eventually_eq("nothing waits any more", 0, async || town.waiting()).await;
+
+    let status = umbel.stop().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(!is_alive(successor));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_task_is_followed_from_curl_to_its_row() {
+    let town = Town::start();
+    let folder = site(1);
+    let pages = Pages::start(&folder, Duration::from_millis(300)).await.unwrap();
+    let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let umbel = town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    town.ready().await;
+    let url = format!("{}index.html", pages.url());
+
+    let body = json!({"args": {"url": url}});
+    let (status, accepted) = town.ask(Method::POST, "/v1/tasks/pages.scrape", Some(body)).await;
+    assert_eq!(status, StatusCode::ACCEPTED, "{accepted}");
+    let id = accepted["id"].as_str().unwrap();
+    let path = format!("/v1/tasks/{id}");
+    let mut seen = vec![accepted["state"].as_str().unwrap().to_owned()];
+    eventually("the task succeeds", async || {
+        let (_, record) = town.ask(Method::GET, &path, None).await;
+        let state = record["state"].as_str()?.to_owned();
+        if seen.last() != Some(&state) {
+            seen.push(state.clone());
+        }
+        (state == "succeeded").then_some(())
+    })
+    .await;
+    assert_eq!(seen, ["queued", "running", "succeeded"]);
+    let row = town.database.sql("select status || ' ' || title from pages");
+    assert_eq!(row.trim(), "succeeded the first");
+    // The command line sees the same.
+    let shown = town.launch(&["status", id]).output();
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("\"state\": \"succeeded\""));
+    let enqueued =
+        town.launch(&["enqueue", "pages.scrape", &json!({"url": url}).to_string()]).output();
+    assert!(enqueued.status.success());
+    assert!(String::from_utf8_lossy(&enqueued.stdout).starts_with("scrape-"));
+
+    // What is wrong is told, and told apart.
+    let wrong = json!({"args": {"url": 7}});
+    let (status, problem) = town.ask(Method::POST, "/v1/tasks/pages.scrape", Some(wrong)).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(problem["errors"][0]["field"], "args.url");
+    let unknown = town.ask(Method::POST, "/v1/tasks/no.such", Some(json!({"args": {}}))).await;
+    assert_eq!(unknown.0, StatusCode::NOT_FOUND);
+    let never = "/v1/tasks/scrape-0191f3c4-7b6a-7c3e-9d4f-0123456789ab";
+    assert_eq!(town.ask(Method::GET, never, None).await.0, StatusCode::NOT_FOUND);
+    let anonymous = format!("http://127.0.0.1:{}{path}", town.port);
+    let refused = town.http.get(anonymous).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
+
+    let log = umbel.log();
+    assert!(!log.contains(SECRET), "no secret in the log");
+    assert_eq!(umbel.stop().await.code(), Some(0));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_beats_and_two_workers_enqueue_each_slot_once() {
+    let town = Town::start();
+    assert!(town.launch(&["migrate"]).output().status.success());
+    let processes: Vec<Process> = ["beat", "beat", "worker", "worker"]
+        .iter()
+        .map(|role| town.launch(&[role]).env("SWEEP_EVERY", "1s").start())
+        .collect();
+    const SLOTS: usize = 8;
+    let fired = || town.redis.cli(&["XRANGE", "umbel:{beat}:fired:sweep-sites", "-", "+"]);
+    let values = |name: &str| -> Vec<String> {
+        let shown = fired();
+        let lines: Vec<&str> = shown.lines().collect();
+        lines.windows(2).filter(|two| two[0] == name).map(|two| two[1].to_owned()).collect()
+    };
+    eventually("slots have been fired", async || (values("slot").len() >= SLOTS).then_some(()))
+        .await;
+    let slots = values("slot");
+    let distinct: BTreeSet<&String> = slots.iter().collect();
+    assert_eq!(distinct.len(), slots.len(), "each slot once: {slots:?}");
+    let tasks: BTreeSet<String> = values("task").into_iter().collect();
+    assert_eq!(tasks.len(), slots.len(), "each slot is a task of its own");
+    // None was left out between the first and the last.
+    let ms: Vec<i64> = slots.iter().map(|slot| slot.parse().unwrap()).collect();
+    assert!(ms.windows(2).all(|two| two[1] - two[0] == 1_000), "{ms:?}");
+    for process in processes {
+        assert_eq!(process.stop().await.code(), Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_away_at_start_is_waited_for_with_a_line_an_attempt() {
+    let town = Town::start();
+    town.redis.stop();
+    let umbel = town.launch(&["up"]).start();
+    eventually("two attempts are told", async || {
+        (umbel.log().matches("waiting for redis").count() >= 2).then_some(())
+    })
+    .await;
+    town.redis.restart();
+    town.ready().await;
+    assert_eq!(umbel.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_do_not_outlive_their_supervisor() {
+    let town = Town::start();
+    let umbel = town.launch(&["up"]).start();
+    town.ready().await;
+    let roles: Vec<u32> = eventually("three roles", async || {
+        ["api", "worker", "beat"].iter().map(|role| umbel.role(role)).collect::<Option<Vec<_>>>()
+    })
+    .await;
+    umbel.signal(Signal::SIGKILL);
+    eventually("all have ended", async || (!roles.iter().any(|pid| is_alive(*pid))).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_end_with_2_and_a_sentence_that_names_them() {
+    let bare = |args: &[&str]| Launch::new("umbel", args);
+    let with_redis = |args: &[&str]| bare(args).env("REDIS_URL", "redis://:s3cret@127.0.0.1:1");
+    for (launch, named) in [
+        (bare(&["up"]), "REDIS_URL"),
+        (bare(&["up"]).env("REDIS_URL", "http://s3cret"), "REDIS_URL"),
+        (with_redis(&["up"]), "JWT_SECRET"),
+        (with_redis(&["up"]).env("JWT_SECRET", "s3cret"), "JWT_SECRET"),
+        (with_redis(&["worker"]).env("CONCURRENCY", "0"), "CONCURRENCY"),
+        (with_redis(&["beat"]).env("SWEEP_EVERY", "soon"), "SWEEP_EVERY"),
+        (bare(&["status", "no-id"]), "task id"),
+        (bare(&["fly"]), "fly"),
+    ] {
+        let output = launch.output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{launch:?}: {said}");
+        assert!(said.contains(named) && !said.contains("s3cret"), "{launch:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_smallest_application_runs_its_task() {
+    let redis = RedisServer::start();
+    let greeter = |args: &[&str]| {
+        Launch::new("greeter", args)
+            .env("REDIS_URL", redis.url())
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", free_port())
+    };
+    let up = greeter(&["up"]).start();
+    let enqueued = greeter(&["enqueue", "greet", r#"{"name": "Ada"}"#]).output();
+    let id = String::from_utf8(enqueued.stdout).unwrap();
+    let record = eventually("the greeting", async || {
+        let output = greeter(&["status", id.trim()]).output();
+        let record: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (record["state"] == "succeeded").then_some(record)
+    })
+    .await;
+    assert_eq!(record["result"], "Hello, Ada!");
+    let wrong = greeter(&["enqueue", "greet", "{}"]).output();
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("name"));
+    assert_eq!(up.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_brings_its_own_services_and_leaves_nothing_running() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let data = std::env::temp_dir().join(format!("umbel-dev-{}", uuid::Uuid::new_v4().simple()));
+    let launch = || Launch::new("umbel", &["dev"]).env("UMBEL_DATA", data.display()).env("PORT", 0);
+    let dev = launch().start();
+    let value = |printed: &str, name: &str| {
+        let start = format!("{name}=");
+        printed.lines().find_map(|line| line.strip_prefix(&start)).map(str::to_owned)
+    };
+    let (api, token) = within(Duration::from_secs(60), "dev is ready", async || {
+        let printed = dev.printed();
+        Some((value(&printed, "API_URL")?, value(&printed, "TOKEN")?))
+    })
+    .await;
+    let queues = reqwest::Client::new().get(format!("{api}/v1/queues")).bearer_auth(&token);
+    assert_eq!(queues.send().await.unwrap().status(), StatusCode::OK);
+
+    let second = launch().output();
+    assert_eq!(second.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains(&dev.pid().to_string()), "{said}");
+
+    let printed = dev.printed();
+    let socket = PathBuf::from(value(&printed, "REDIS_SOCKET").unwrap());
+    assert_eq!(dev.stop().await.code(), Some(0));
+    let connected = std::os::unix::net::UnixStream::connect(&socket);
+    assert!(connected.is_err(), "the private Redis has ended");
+
+    // What was there is there again.
+    let again = launch().start();
+    within(Duration::from_secs(60), "dev is ready again", async || {
+        value(&again.printed(), "API_URL")
+    })
+    .await;
+    assert_eq!(again.stop().await.code(), Some(0));
+    fs::remove_dir_all(data).unwrap();
+}
