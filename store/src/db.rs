@@ -11,20 +11,23 @@ use crate::{
     statement::fill,
 };
 
-/// The most rows that one statement may give: more do not belong into the memory of a small container. Ask in pages.
+/// The most rows that one statement may give: more do not belong into the memory of a small
+/// container. Ask in pages.
 const ROWS_MAX: usize = 10_000;
 
-/// Poolers and cloud balancers cut connections that grow old; half an hour is below all of their limits.
+/// Poolers and cloud balancers cut connections that grow old; half an hour is below all of their
+/// limits.
 const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// A connection that came back a moment ago answered then; asking it again would double the round trips under load.
+/// A connection that came back a moment ago answered then; asking it again would double the round
+/// trips under load.
 const IDLE_CHECKED_AFTER: Duration = Duration::from_secs(1);
 
 /// A pool of connections to Postgres, direct or through a transaction pooler. Cheap to clone.
 ///
-/// SQL is fixed text; what varies goes through `{params}`, where the parameters arrive as one `jsonb` value. Rows come
-/// back by the names of their columns, as `row_to_json` writes them: times as RFC 3339, `uuid` and `bytea` as text,
-/// `numeric` as a number.
+/// SQL is fixed text; what varies goes through `{params}`, where the parameters arrive as one
+/// `jsonb` value. Rows come back by the names of their columns, as `row_to_json` writes them: times
+/// as RFC 3339, `uuid` and `bytea` as text, `numeric` as a number.
 ///
 /// ```no_run
 /// # async fn example(db: umbel_store::Db) -> Result<(), umbel_store::StoreError> {
@@ -62,8 +65,8 @@ pub struct Db {
 }
 
 impl Db {
-    /// Checks the settings and makes the pool, which connects when it is first used: Postgres may come later. Must be
-    /// called inside a tokio runtime.
+    /// Checks the settings and makes the pool, which connects when it is first used: Postgres may
+    /// come later. Must be called inside a tokio runtime.
     pub fn open(settings: &StoreSettings) -> Result<Self, SettingsError> {
         settings.check()?;
         let pool = PgPoolOptions::new()
@@ -81,7 +84,11 @@ impl Db {
                 })
             })
             .connect_lazy_with(settings.connect_options()?);
-        Ok(Self { pool, address: settings.address()?, statement_timeout: settings.statement_timeout })
+        Ok(Self {
+            pool,
+            address: settings.address()?,
+            statement_timeout: settings.statement_timeout,
+        })
     }
 
     /// Where Postgres is, for people and logs: `host:port/database`.
@@ -94,13 +101,19 @@ impl Db {
         self.execute("select 1", &()).await.map(drop)
     }
 
-    /// Closes the pool, once the calls that run now have ended. Later calls find Postgres unavailable.
+    /// Closes the pool, once the calls that run now have ended. Later calls find Postgres
+    /// unavailable.
     pub async fn close(&self) {
         self.pool.close().await;
     }
 
-    /// Runs a statement for its effect; returns how many rows it touched. `&()` for a statement without parameters.
-    pub async fn execute(&self, sql: &'static str, params: &(impl Serialize + ?Sized)) -> Result<u64, StoreError> {
+    /// Runs a statement for its effect; returns how many rows it touched. `&()` for a statement
+    /// without parameters.
+    pub async fn execute(
+        &self,
+        sql: &'static str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<u64, StoreError> {
         let statement = fill(sql, params)?;
         let mut session = self.session().await?;
         let result = session.execute_alone(&statement).await;
@@ -109,8 +122,8 @@ impl Db {
 
     /// Runs a statement for its rows, at most ten thousand of them.
     ///
-    /// The statement becomes the body of a `with`: it may begin with one of its own, but Postgres takes `insert`,
-    /// `update` and `delete` only as the statement itself, not deeper inside.
+    /// The statement becomes the body of a `with`: it may begin with one of its own, but Postgres
+    /// takes `insert`, `update` and `delete` only as the statement itself, not deeper inside.
     pub async fn rows<T: DeserializeOwned>(
         &self,
         sql: &'static str,
@@ -128,18 +141,20 @@ impl Db {
         Ok(self.rows_upto(1, sql, params).await?.pop())
     }
 
-    /// Runs `work` in a transaction: committed if it returns `Ok`, rolled back if it returns `Err`, panics or is
-    /// dropped. While it runs it holds a connection, so it should do nothing but talk to Postgres, and only through its
-    /// `tx`: a call on `Db` from inside waits for a connection that the transactions around it may be holding.
+    /// Runs `work` in a transaction: committed if it returns `Ok`, rolled back if it returns `Err`,
+    /// panics or is dropped. While it runs it holds a connection, so it should do nothing but talk
+    /// to Postgres, and only through its `tx`: a call on `Db` from inside waits for a connection
+    /// that the transactions around it may be holding.
     ///
-    /// `Unavailable` may also mean that the answer to the commit was lost; [`once`](Self::once) tells the two apart.
+    /// `Unavailable` may also mean that the answer to the commit was lost; [`once`](Self::once)
+    /// tells the two apart.
     ///
     /// ```no_run
     /// # async fn example(db: umbel_store::Db) -> Result<(), umbel_store::StoreError> {
     /// let freed = db
     ///     .transaction(async |tx| {
     ///         let pages = tx.execute("delete from pages where gone", &()).await?;
-    ///         tx.execute("delete from sites where not exists (select from pages where site = sites.id)", &()).await?;
+    ///         tx.execute("update sites set checked_at = now()", &()).await?;
     ///         Ok::<_, umbel_store::StoreError>(pages)
     ///     })
     ///     .await?;
@@ -168,7 +183,8 @@ impl Db {
                 Ok(value)
             }
             Err(error) => {
-                // If this fails the connection is closed, which rolls back as well: the first error is the one to tell.
+                // If this fails the connection is closed, which rolls back as well: the first error
+                // is the one to tell.
                 let _ = tx.rollback().await;
                 Err(error)
             }
@@ -198,18 +214,23 @@ impl fmt::Debug for Db {
     }
 }
 
-/// An open transaction; see [`Db::transaction`]. Once a statement has failed, Postgres takes no more of them and
-/// nothing can be committed.
+/// An open transaction; see [`Db::transaction`]. Once a statement has failed, Postgres takes no
+/// more of them and nothing can be committed.
 pub struct Tx {
     session: Session,
-    /// Set while a statement is under way, so that one that was cancelled counts as failed too. Postgres answers the
-    /// commit of a failed transaction with a rollback and no error; without this it would pass for done.
+    /// Set while a statement is under way, so that one that was cancelled counts as failed too.
+    /// Postgres answers the commit of a failed transaction with a rollback and no error; without
+    /// this it would pass for done.
     failed: bool,
 }
 
 impl Tx {
     /// As [`Db::execute`].
-    pub async fn execute(&mut self, sql: &'static str, params: &(impl Serialize + ?Sized)) -> Result<u64, StoreError> {
+    pub async fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &(impl Serialize + ?Sized),
+    ) -> Result<u64, StoreError> {
         let statement = fill(sql, params)?.into_owned();
         self.failed = true;
         let touched = self.session.execute(statement).await?;
@@ -235,7 +256,8 @@ impl Tx {
         Ok(self.rows_upto(1, sql, params).await?.pop())
     }
 
-    /// As [`rows`](Self::rows), with ordinary binds for `$1`, `$2`, …: four round trips, and the way for `bytea`.
+    /// As [`rows`](Self::rows), with ordinary binds for `$1`, `$2`, …: four round trips, and the
+    /// way for `bytea`.
     pub async fn bound<T: DeserializeOwned>(
         &mut self,
         sql: &'static str,
@@ -316,11 +338,17 @@ mod tests {
 
     #[tokio::test]
     async fn an_effect_can_be_awaited_where_futures_must_be_send() {
-        let settings = StoreSettings { acquire_timeout: Duration::from_millis(50), ..StoreSettings::new(NOWHERE) };
+        let settings = StoreSettings {
+            acquire_timeout: Duration::from_millis(50),
+            ..StoreSettings::new(NOWHERE)
+        };
         let db = Db::open(&settings).expect("good settings");
         let task = "scrape-0198c1b2-7c1e-7d2a-9a55-1f0c6c1f8e11".parse().expect("an id");
         let sweep = Sweep { task, sites: vec!["https://example.com/".to_owned()], state: "new" };
-        let error = tokio::spawn(async move { sweep.run(&db).await }).await.expect("no panic").expect_err("nobody there");
+        let error = tokio::spawn(async move { sweep.run(&db).await })
+            .await
+            .expect("no panic")
+            .expect_err("nobody there");
         assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
     }
 

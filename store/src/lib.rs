@@ -1,10 +1,12 @@
-//! Postgres, only here: a pool that is safe behind a transaction pooler, migrations, effects that happen once.
+//! Postgres, only here: a pool that is safe behind a transaction pooler, migrations, effects that
+//! happen once.
 //!
-//! Behind PgBouncer or Supavisor in transaction mode each statement may land on another server connection, so that
-//! prepared statements answer other clients' questions. [`Db`] offers only the two forms for which that cannot happen:
+//! Behind PgBouncer or Supavisor in transaction mode each statement may land on another server
+//! connection, so that prepared statements answer other clients' questions. [`Db`] offers only the
+//! two forms for which that cannot happen:
 //!
-//! - **A**, one round trip: [`Db::rows`], [`Db::row`], [`Db::execute`], and the same on [`Tx`]. The SQL is fixed text
-//!   with one `{params}`, where all parameters arrive as one `jsonb` value.
+//! - **A**, one round trip: [`Db::rows`], [`Db::row`], [`Db::execute`], and the same on [`Tx`]. The
+//!   SQL is fixed text with one `{params}`, where all parameters arrive as one `jsonb` value.
 //! - **B**, ordinary binds inside a transaction: [`Tx::bound`].
 //!
 //! Not to be had here: `LISTEN`, session locks, `SET`, temporary tables, named statements.

@@ -1,7 +1,9 @@
-//! Migrations: the tables of the framework, then those of an application, through whatever pooler there is.
+//! Migrations: the tables of the framework, then those of an application, through whatever pooler
+//! there is.
 //!
-//! Each migration is one transaction that takes the lock, looks what is pending, applies the first and records it. A
-//! crash leaves it done or not begun; a second runner waits for the lock and finds it done.
+//! Each migration is one transaction that takes the lock, looks what is pending, applies the first
+//! and records it. A crash leaves it done or not begun; a second runner waits for the lock and
+//! finds it done.
 
 use std::time::Duration;
 
@@ -30,10 +32,11 @@ const OUR_MIGRATIONS: &[Migration] = &[Migration {
 /// Long enough to build an index over millions of rows, and to wait for another runner who does.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10 * 60);
 
-/// One step of a schema. It never changes once it has been applied anywhere: the next change is another migration.
+/// One step of a schema. It never changes once it has been applied anywhere: the next change is
+/// another migration.
 ///
-/// The SQL may be several statements. It runs inside a transaction, so that `create index concurrently` has no place in
-/// it.
+/// The SQL may be several statements. It runs inside a transaction, so that `create index
+/// concurrently` has no place in it.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Migration {
     /// Its place in the order: greater than zero, and greater than that of the one before.
@@ -61,7 +64,10 @@ pub enum MigrationError {
     #[error("`{OURS}` is the owner of the framework's migrations: give yours another name")]
     Reserved,
     /// It was applied with another text than it has now.
-    #[error("migration {version} of {owner} was changed after it had been applied: restore its text and write a new one")]
+    #[error(
+        "migration {version} of {owner} was changed after it had been applied: restore its text, \
+         and write another one for the change"
+    )]
     Changed {
         /// Whose migration.
         owner: String,
@@ -97,18 +103,27 @@ impl MigrationError {
 }
 
 impl Db {
-    /// Applies what is pending, the framework's own migrations first; returns how many. Safe to call again and from
-    /// many processes at once. Migrations in the record that are not in the list, those of a newer release, are left
-    /// alone.
-    pub async fn migrate(&self, owner: &str, migrations: &[Migration]) -> Result<usize, MigrationError> {
+    /// Applies what is pending, the framework's own migrations first; returns how many. Safe to
+    /// call again and from many processes at once. Migrations in the record that are not in the
+    /// list, those of a newer release, are left alone.
+    pub async fn migrate(
+        &self,
+        owner: &str,
+        migrations: &[Migration],
+    ) -> Result<usize, MigrationError> {
         if owner == OURS {
             return Err(MigrationError::Reserved);
         }
         check_order(owner, migrations)?;
-        Ok(self.migrate_all(OURS, OUR_MIGRATIONS).await? + self.migrate_all(owner, migrations).await?)
+        Ok(self.migrate_all(OURS, OUR_MIGRATIONS).await?
+            + self.migrate_all(owner, migrations).await?)
     }
 
-    async fn migrate_all(&self, owner: &str, migrations: &[Migration]) -> Result<usize, MigrationError> {
+    async fn migrate_all(
+        &self,
+        owner: &str,
+        migrations: &[Migration],
+    ) -> Result<usize, MigrationError> {
         let mut applied = 0;
         let step = async |tx: &mut Tx| apply_next(tx, owner, migrations).await;
         while let Some(migration) = self.transaction_within(STATEMENT_LIMIT, step).await? {
@@ -125,7 +140,8 @@ async fn apply_next<'a>(
     owner: &str,
     migrations: &'a [Migration],
 ) -> Result<Option<&'a Migration>, MigrationError> {
-    // A lock of the transaction, not of the session: the session belongs to the pooler. The number is ours by chance.
+    // A lock of the transaction, not of the session: the session belongs to the pooler. The number
+    // is ours by chance.
     tx.execute("select pg_advisory_xact_lock(6027418341976154631)", &()).await?;
     ensure_record(tx).await?;
     let Some(pending) = first_pending(tx, owner, migrations).await? else { return Ok(None) };
@@ -150,8 +166,10 @@ async fn ensure_record(tx: &mut Tx) -> Result<(), StoreError> {
     struct Record {
         there: bool,
     }
-    // `create table if not exists` would need the right to create even where there is nothing to do.
-    let record: Option<Record> = tx.row("select to_regclass('umbel_migrations') is not null as there", &()).await?;
+    // `create table if not exists` would need the right to create even where there is nothing to
+    // do.
+    let record: Option<Record> =
+        tx.row("select to_regclass('umbel_migrations') is not null as there", &()).await?;
     if !record.is_some_and(|record| record.there) {
         tx.execute(
             "create table umbel_migrations (
@@ -190,7 +208,9 @@ async fn first_pending<'a>(
     if let Some(changed) = applied.iter().find(|applied| applied.changed) {
         return Err(MigrationError::Changed { owner: owner.to_owned(), version: changed.version });
     }
-    Ok(migrations.iter().find(|migration| applied.iter().all(|applied| applied.version != migration.version)))
+    Ok(migrations
+        .iter()
+        .find(|migration| applied.iter().all(|applied| applied.version != migration.version)))
 }
 
 /// A migration under its owner's name, as Postgres is told of it.
@@ -225,7 +245,10 @@ mod tests {
         check_order("shop", OUR_MIGRATIONS).expect("ours");
         check_order("shop", &numbered(&[1, 2, 20260101])).expect("gaps are fine");
         for wrong in [&[0][..], &[1, 1], &[2, 1], &[-1]] {
-            assert!(matches!(check_order("shop", &numbered(wrong)), Err(MigrationError::Order { .. })), "{wrong:?}");
+            assert!(
+                matches!(check_order("shop", &numbered(wrong)), Err(MigrationError::Order { .. })),
+                "{wrong:?}"
+            );
         }
     }
 }

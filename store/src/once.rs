@@ -1,4 +1,5 @@
-//! Effects that happen once, however often their task runs: the row that remembers stands in the effect's transaction.
+//! Effects that happen once, however often their task runs: the row that remembers stands in the
+//! effect's transaction.
 
 use std::time::Duration;
 
@@ -7,16 +8,18 @@ use umbel_proto::TaskId;
 
 use crate::{Db, StoreError, Tx};
 
-/// How many remembered steps one statement forgets: a fraction of a second of work, so that no lock is held for long.
+/// How many remembered steps one statement forgets: a fraction of a second of work, so that no lock
+/// is held for long.
 const PRUNE_BATCH: usize = 5_000;
 
 impl Db {
-    /// Runs `effect` in a transaction unless `step` of this task is done already, and returns what it returned when it
-    /// was done. Of any number of runs of the task, at once or one after another, one has the effect; the others wait
-    /// for it and take its output. If `effect` fails nothing remains, and the next call runs it again.
+    /// Runs `effect` in a transaction unless `step` of this task is done already, and returns what
+    /// it returned when it was done. Of any number of runs of the task, at once or one after
+    /// another, one has the effect; the others wait for it and take its output. If `effect` fails
+    /// nothing remains, and the next call runs it again.
     ///
-    /// What holds for [`transaction`](Self::transaction) holds here. The output is stored as `jsonb`, at most 16 MiB of
-    /// it, until [`prune_steps`](Self::prune_steps).
+    /// What holds for [`transaction`](Self::transaction) holds here. The output is stored as
+    /// `jsonb`, at most 16 MiB of it, until [`prune_steps`](Self::prune_steps).
     ///
     /// ```no_run
     /// # use umbel_store::{Db, StoreError};
@@ -25,7 +28,8 @@ impl Db {
     ///     .once(&task, "order", async |tx| {
     ///         #[derive(serde::Deserialize)]
     ///         struct Order { id: i64 }
-    ///         let orders: Vec<Order> = tx.rows("insert into orders default values returning id", &()).await?;
+    ///         let sql = "insert into orders default values returning id";
+    ///         let orders: Vec<Order> = tx.rows(sql, &()).await?;
     ///         Ok::<_, StoreError>(orders[0].id)
     ///     })
     ///     .await?;
@@ -53,9 +57,9 @@ impl Db {
         .await
     }
 
-    /// Forgets the steps that were done longer ago than this; returns how many. A task that runs again after its steps
-    /// were forgotten has its effects again, so this must be longer than a task can wait, retry, or lie dead before it
-    /// is redriven.
+    /// Forgets the steps that were done longer ago than this; returns how many. A task that runs
+    /// again after its steps were forgotten has its effects again, so this must be longer than a
+    /// task can wait, retry, or lie dead before it is redriven.
     pub async fn prune_steps(&self, older_than: Duration) -> Result<u64, StoreError> {
         let params = Prune { seconds: older_than.as_secs(), batch: PRUNE_BATCH };
         let mut forgotten = 0;

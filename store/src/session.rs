@@ -1,7 +1,7 @@
 //! One pooled connection, and the only place that hands SQL to sqlx.
 #![expect(
     clippy::disallowed_methods,
-    reason = "here, and only here, the two forms of statement that are safe behind a transaction pooler are built"
+    reason = "the two forms that are safe behind a transaction pooler are built here, only here"
 )]
 
 use std::time::Duration;
@@ -16,13 +16,15 @@ use sqlx::{
 
 use crate::{StoreError, statement::as_json_rows};
 
-/// How much later than Postgres itself we give up on a statement: only then is it the network that is silent.
+/// How much later than Postgres itself we give up on a statement: only then is it the network that
+/// is silent.
 const ANSWER_SLACK: Duration = Duration::from_secs(5);
 
 /// One round trip, and a great deal of patience.
 const RETURN_MAX: Duration = Duration::from_secs(5);
 
-/// A transaction whose owner is busy elsewhere holds one of the few server connections that all clients share.
+/// A transaction whose owner is busy elsewhere holds one of the few server connections that all
+/// clients share.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(60);
 
 /// A value for `$1`, `$2`, … of [`Tx::bound`](crate::Tx::bound).
@@ -36,8 +38,9 @@ pub enum Bind<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A connection taken from the pool. It goes back only through [`give_back`](Self::give_back); dropped before that,
-/// by a panic or a cancelled call, it is closed: nobody may find half an answer or an open transaction in it.
+/// A connection taken from the pool. It goes back only through [`give_back`](Self::give_back);
+/// dropped before that, by a panic or a cancelled call, it is closed: nobody may find half an
+/// answer or an open transaction in it.
 pub(crate) struct Session {
     connection: PoolConnection<Postgres>,
     /// How long Postgres may work on one statement.
@@ -47,7 +50,8 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn open(pool: &PgPool, limit: Duration) -> Result<Self, StoreError> {
-        let connection = pool.acquire().await.map_err(|error| StoreError::from_sqlx(error, limit))?;
+        let connection =
+            pool.acquire().await.map_err(|error| StoreError::from_sqlx(error, limit))?;
         Ok(Self { connection, limit, clean: false })
     }
 
@@ -99,7 +103,8 @@ impl Session {
         binds: &[Bind<'_>],
         limit: usize,
     ) -> Result<Vec<T>, StoreError> {
-        let query = sqlx::query(AssertSqlSafe(as_json_rows(statement, limit + 1))).persistent(false);
+        let query =
+            sqlx::query(AssertSqlSafe(as_json_rows(statement, limit + 1))).persistent(false);
         let query = binds.iter().fold(query, |query: Query<'_, _, PgArguments>, bind| match bind {
             Bind::Int(value) => query.bind(value),
             Bind::Text(value) => query.bind(value),
@@ -115,13 +120,18 @@ impl Session {
         result
     }
 
-    async fn fetch<T: DeserializeOwned>(&mut self, statement: String, limit: usize) -> Result<Vec<T>, StoreError> {
+    async fn fetch<T: DeserializeOwned>(
+        &mut self,
+        statement: String,
+        limit: usize,
+    ) -> Result<Vec<T>, StoreError> {
         let time_limit = self.limit;
         let rows = sqlx::raw_sql(AssertSqlSafe(statement)).fetch_all(&mut *self.connection);
         decode(answer(time_limit, rows).await?, limit)
     }
 
-    /// Statements that are sent together are one transaction, so that `set local` holds for this one alone.
+    /// Statements that are sent together are one transaction, so that `set local` holds for this
+    /// one alone.
     fn limited(&self, statement: &str) -> String {
         format!("set local statement_timeout = {};\n{statement}", self.limit.as_millis())
     }
@@ -144,10 +154,15 @@ pub(crate) async fn ping(connection: &mut PgConnection) -> Result<(), sqlx::Erro
     connection.ping().await
 }
 
-async fn answer<T>(limit: Duration, reply: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+async fn answer<T>(
+    limit: Duration,
+    reply: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
     match tokio::time::timeout(limit + ANSWER_SLACK, reply).await {
         Ok(reply) => reply.map_err(|error| StoreError::from_sqlx(error, limit)),
-        Err(silence) => Err(StoreError::Unavailable(silence.into())),
+        Err(_) => Err(StoreError::Unavailable(
+            format!("no answer within {:?}", limit + ANSWER_SLACK).into(),
+        )),
     }
 }
 

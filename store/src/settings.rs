@@ -6,11 +6,14 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
-/// What other clients understand and sqlx does not. They all ask for what the store does anyway: no prepared
-/// statements. Left in, sqlx would warn about them on every start.
+/// What other clients understand and sqlx does not. They all ask for what the store does anyway: no
+/// prepared statements. Left in, sqlx would warn about them on every start.
 const POOLER_PARAMETERS: [&str; 4] = ["raw_sql", "no_prepare", "statement_cache_size", "pgbouncer"];
 
-/// Postgres itself allows 100 unless told otherwise; a pool that wants more than this is a typing error.
+const EXAMPLE: &str = "postgres://user:password@host:port/database";
+
+/// Postgres itself allows 100 unless told otherwise; a pool that wants more than this is a typing
+/// error.
 const CONNECTIONS_MAX: u32 = 1_000;
 
 /// A longer limit holds one of the pooler's few server connections for everybody else.
@@ -19,15 +22,16 @@ const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 /// How to reach Postgres, and how much of it to use. [`new`](Self::new) fills in the defaults.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
-    /// `DATABASE_URL`: `postgres://user:password@host:port/database`. The parameters `raw_sql`, `no_prepare`,
-    /// `statement_cache_size` and `pgbouncer`, which others need behind a pooler, are accepted and change nothing.
+    /// `DATABASE_URL`: `postgres://user:password@host:port/database`. The parameters `raw_sql`,
+    /// `no_prepare`, `statement_cache_size` and `pgbouncer`, which others need behind a pooler, are
+    /// accepted and change nothing.
     pub url: SecretString,
     /// `DATABASE_MAX_CONNECTIONS`: the most connections at a time. Default 10.
     pub max_connections: u32,
     /// `DATABASE_MIN_CONNECTIONS`: how many are kept open when idle. Default 0.
     pub min_connections: u32,
-    /// `DATABASE_ACQUIRE_TIMEOUT`: how long a call waits for a connection before it is told that Postgres is
-    /// unavailable. Default 10 s.
+    /// `DATABASE_ACQUIRE_TIMEOUT`: how long a call waits for a connection before it is told that
+    /// Postgres is unavailable. Default 10 s.
     pub acquire_timeout: Duration,
     /// `DATABASE_STATEMENT_TIMEOUT`: how long Postgres may work on one statement. Default 30 s.
     pub statement_timeout: Duration,
@@ -74,10 +78,15 @@ impl StoreSettings {
             ));
         }
         if self.acquire_timeout.is_zero() {
-            return refuse("DATABASE_ACQUIRE_TIMEOUT must be more than nothing: no call would get a connection".into());
+            return refuse(
+                "DATABASE_ACQUIRE_TIMEOUT must be more than 0: nobody would get a connection"
+                    .into(),
+            );
         }
         // Postgres counts in milliseconds and reads 0 as "no limit".
-        if self.statement_timeout < Duration::from_millis(1) || self.statement_timeout > STATEMENT_TIMEOUT_MAX {
+        if self.statement_timeout < Duration::from_millis(1)
+            || self.statement_timeout > STATEMENT_TIMEOUT_MAX
+        {
             return refuse(format!(
                 "DATABASE_STATEMENT_TIMEOUT ({:?}) must be from 1ms to {STATEMENT_TIMEOUT_MAX:?}",
                 self.statement_timeout
@@ -86,7 +95,8 @@ impl StoreSettings {
         Ok(())
     }
 
-    /// Where Postgres is, for people and logs: `host:port/database`, never the user or the password.
+    /// Where Postgres is, for people and logs: `host:port/database`, never the user or the
+    /// password.
     pub fn address(&self) -> Result<String, SettingsError> {
         let options = self.connect_options()?;
         let host = match options.get_socket() {
@@ -102,7 +112,8 @@ impl StoreSettings {
         let options = PgConnectOptions::from_str(url.as_str())
             .map_err(|error| SettingsError(format!("DATABASE_URL cannot be used: {error}")))?;
         Ok(options
-            // A named statement lives in one server connection, and the pooler gives the next question to another.
+            // A named statement lives in one server connection, and the pooler gives the next
+            // question to another.
             .statement_cache_capacity(0)
             // PgBouncer refuses connections that set it.
             .extra_float_digits(None)
@@ -112,11 +123,15 @@ impl StoreSettings {
 }
 
 fn without_pooler_parameters(url: &str) -> Result<Url, SettingsError> {
-    // The parser's own words name no part of the address; the address is never repeated here: it holds the password.
-    let mut url = Url::parse(url)
-        .map_err(|error| SettingsError(format!("DATABASE_URL is not an address like postgres://user:password@host:port/database: {error}")))?;
+    // The parser's own words name no part of the address; the address is never repeated here: it
+    // holds the password.
+    let mut url = Url::parse(url).map_err(|error| {
+        SettingsError(format!("DATABASE_URL is not an address like {EXAMPLE}: {error}"))
+    })?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err(SettingsError("DATABASE_URL must begin with postgres:// or postgresql://".into()));
+        return Err(SettingsError(
+            "DATABASE_URL must begin with postgres:// or postgresql://".into(),
+        ));
     }
     let kept: Vec<(String, String)> = url
         .query_pairs()
@@ -149,22 +164,35 @@ mod tests {
 
     #[test]
     fn the_parameters_that_other_clients_need_behind_a_pooler_are_stripped() {
-        let url = format!("{URL}?raw_sql=true&sslmode=require&no_prepare=true&statement_cache_size=0&pgbouncer=true");
-        let kept = without_pooler_parameters(&url).expect("a good address");
+        let all =
+            "raw_sql=true&sslmode=require&no_prepare=true&statement_cache_size=0&pgbouncer=true";
+        let kept = without_pooler_parameters(&format!("{URL}?{all}")).expect("a good address");
         assert_eq!(kept.query(), Some("sslmode=require"));
-        let kept = without_pooler_parameters(&format!("{URL}?no_prepare=true")).expect("a good address");
+        let kept =
+            without_pooler_parameters(&format!("{URL}?no_prepare=true")).expect("a good address");
         assert_eq!(kept.as_str(), URL);
     }
 
     #[test]
     fn a_bad_setting_is_refused_with_a_sentence_that_names_it() {
         assert!(refusal(|s| s.url = "".into()).starts_with("DATABASE_URL is not an address"));
-        assert!(refusal(|s| s.url = "mysql://root@db/shop".into()).starts_with("DATABASE_URL must begin with"));
-        assert!(refusal(|s| s.url = format!("{URL}?sslmode=perhaps").into()).starts_with("DATABASE_URL cannot be used"));
+        assert!(
+            refusal(|s| s.url = "mysql://root@db/shop".into())
+                .starts_with("DATABASE_URL must begin with")
+        );
+        assert!(
+            refusal(|s| s.url = format!("{URL}?sslmode=perhaps").into())
+                .starts_with("DATABASE_URL cannot be used")
+        );
         assert!(refusal(|s| s.max_connections = 0).starts_with("DATABASE_MAX_CONNECTIONS"));
         assert!(refusal(|s| s.min_connections = 11).starts_with("DATABASE_MIN_CONNECTIONS"));
-        assert!(refusal(|s| s.acquire_timeout = Duration::ZERO).starts_with("DATABASE_ACQUIRE_TIMEOUT"));
-        assert!(refusal(|s| s.statement_timeout = Duration::ZERO).starts_with("DATABASE_STATEMENT_TIMEOUT"));
+        assert!(
+            refusal(|s| s.acquire_timeout = Duration::ZERO).starts_with("DATABASE_ACQUIRE_TIMEOUT")
+        );
+        assert!(
+            refusal(|s| s.statement_timeout = Duration::ZERO)
+                .starts_with("DATABASE_STATEMENT_TIMEOUT")
+        );
     }
 
     #[test]
@@ -178,7 +206,11 @@ mod tests {
     #[test]
     fn the_password_is_in_no_error_and_no_debug_output() {
         assert!(!format!("{:?}", StoreSettings::new(URL)).contains("s3cr3t"));
-        for bad in ["postgres://u:s3cr3t@[half/db", "postgres://u:s3cr3t@host:99999/db", "postgres://u:s3cr3t@host/db?port=s3cr3t"] {
+        for bad in [
+            "postgres://u:s3cr3t@[half/db",
+            "postgres://u:s3cr3t@host:99999/db",
+            "postgres://u:s3cr3t@host/db?port=s3cr3t",
+        ] {
             let error = StoreSettings::new(bad).check().expect_err("must be refused");
             assert!(!format!("{error} {error:?}").contains("s3cr3t"), "{error}");
         }

@@ -10,19 +10,23 @@ use crate::StoreError;
 /// Where the parameters go.
 const PLACEHOLDER: &str = "{params}";
 
-/// Sixteen times the largest result a task may have: room for a batch, and far below what Postgres takes (1 GB) or
-/// what a small container survives.
+/// Sixteen times the largest result a task may have: room for a batch, and far below what Postgres
+/// takes (1 GB) or what a small container survives.
 const PARAMS_BYTES_MAX: usize = 16 << 20;
 
-/// Puts the parameters where `{params}` stands, as one `jsonb` value. Parameters that are `null` in JSON, such as
-/// `&()`, stand for "none": then there must be no placeholder, otherwise exactly one.
-pub(crate) fn fill(sql: &'static str, params: &(impl Serialize + ?Sized)) -> Result<Cow<'static, str>, StoreError> {
-    let json = serde_json::to_string(params).map_err(|error| StoreError::BadParameter(error.to_string()))?;
+/// Puts the parameters where `{params}` stands, as one `jsonb` value. Parameters that are `null` in
+/// JSON, such as `&()`, stand for "none": then there must be no placeholder, otherwise exactly one.
+pub(crate) fn fill(
+    sql: &'static str,
+    params: &(impl Serialize + ?Sized),
+) -> Result<Cow<'static, str>, StoreError> {
+    let json = serde_json::to_string(params)
+        .map_err(|error| StoreError::BadParameter(error.to_string()))?;
     let places = sql.matches(PLACEHOLDER).count();
     let wanted = usize::from(json != "null");
     if places != wanted {
         return Err(StoreError::BadParameter(format!(
-            "the statement must have {wanted} `{PLACEHOLDER}` for what it is given, and has {places}"
+            "the statement must have {wanted} `{PLACEHOLDER}` for its parameters, and has {places}"
         )));
     }
     if json.len() > PARAMS_BYTES_MAX {
@@ -32,26 +36,32 @@ pub(crate) fn fill(sql: &'static str, params: &(impl Serialize + ?Sized)) -> Res
         )));
     }
     if has_nul(&json) {
-        return Err(StoreError::BadParameter("a text contains NUL (\\u0000), which postgres cannot store".into()));
+        return Err(StoreError::BadParameter(
+            "a text contains NUL (\\u0000), which postgres cannot store".into(),
+        ));
     }
     if wanted == 0 {
         return Ok(Cow::Borrowed(sql));
     }
-    // The alphabet of base64 has no quote and no backslash, so there is nothing that could end the literal.
-    let literal = format!("convert_from(decode('{}','base64'),'UTF8')::jsonb", STANDARD.encode(json));
+    // The alphabet of base64 has no quote and no backslash, so there is nothing that could end the
+    // literal.
+    let literal =
+        format!("convert_from(decode('{}','base64'),'UTF8')::jsonb", STANDARD.encode(json));
     Ok(Cow::Owned(sql.replacen(PLACEHOLDER, &literal, 1)))
 }
 
 /// Makes each row of a statement come back as one text of JSON, and no more than `limit` of them.
 pub(crate) fn as_json_rows(sql: &str, limit: usize) -> String {
-    // Materialized, or the order of the rows would be a matter of luck. The name must not be one that a column could
-    // have: `row_to_json` would then give that column.
+    // Materialized, or the order of the rows would be a matter of luck. The name must not be one
+    // that a column could have: `row_to_json` would then give that column.
     format!(
-        "with umbel_row as materialized (\n{sql}\n) select row_to_json(umbel_row)::text from umbel_row limit {limit}"
+        "with umbel_row as materialized (\n{sql}\n) \
+         select row_to_json(umbel_row)::text from umbel_row limit {limit}"
     )
 }
 
-/// Whether a JSON text has the escape of NUL, which is not the same as an escaped backslash before `u0000`.
+/// Whether a JSON text has the escape of NUL, which is not the same as an escaped backslash before
+/// `u0000`.
 fn has_nul(json: &str) -> bool {
     let mut rest = json.as_bytes();
     while let Some(at) = rest.iter().position(|&byte| byte == b'\\') {
@@ -85,7 +95,10 @@ mod tests {
             .strip_prefix("select convert_from(decode('")
             .and_then(|rest| rest.strip_suffix("','base64'),'UTF8')::jsonb as j"))
             .expect("the statement around the literal");
-        assert!(literal.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)), "{literal}");
+        assert!(
+            literal.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte)),
+            "{literal}"
+        );
         let back: serde_json::Value =
             serde_json::from_slice(&STANDARD.decode(literal).expect("base64")).expect("json");
         assert_eq!(back, hostile);
@@ -103,11 +116,14 @@ mod tests {
     fn a_nul_is_refused_and_a_text_about_it_is_not() {
         assert!(refusal("select {params}", &json!(["a\0b"])).contains("NUL"));
         assert!(refusal("select {params}", &json!({ "k\0": 1 })).contains("NUL"));
-        fill("select {params}", &json!(["\\u0000", "\\\\u0000", "\"\\"])).expect("only backslashes");
+        fill("select {params}", &json!(["\\u0000", "\\\\u0000", "\"\\"]))
+            .expect("only backslashes");
     }
 
     #[test]
     fn too_much_at_once_is_refused() {
-        assert!(refusal("select {params}", &"x".repeat(PARAMS_BYTES_MAX)).contains("fewer at a time"));
+        assert!(
+            refusal("select {params}", &"x".repeat(PARAMS_BYTES_MAX)).contains("fewer at a time")
+        );
     }
 }

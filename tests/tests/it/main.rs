@@ -5,6 +5,7 @@
 mod api;
 mod arrows;
 mod beat;
+mod readme;
 mod services;
 mod store;
 mod tasks_run;

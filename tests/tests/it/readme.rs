@@ -1,0 +1,202 @@
+//! The README is true: its commands run, its code is code of the tree.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use umbel_tests::{
+    eventually::eventually,
+    process::{Launch, binary, children, free_port, is_alive},
+    services::RedisServer,
+};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// The code blocks of the README in a language.
+fn blocks(language: &str) -> Vec<String> {
+    let readme = read("README.md");
+    let fence = format!("```{language}\n");
+    readme
+        .split(&fence)
+        .skip(1)
+        .map(|rest| rest.split("\n```").next().unwrap().to_owned())
+        .collect()
+}
+
+/// The commands of its shell blocks that begin with a program, one a line, continued lines joined.
+fn commands(program: &str) -> Vec<String> {
+    let all = blocks("sh").join("\n").replace("\\\n", " ");
+    let start = format!("{program} ");
+    let found: Vec<String> =
+        all.lines().filter(|line| line.starts_with(&start)).map(str::to_owned).collect();
+    assert!(!found.is_empty(), "the README has commands of {program}");
+    found
+}
+
+fn shell(command: &str, env: &[(&str, &str)]) -> Output {
+    Command::new("sh").args(["-c", command]).envs(env.iter().copied()).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    let text = [output.stdout.as_slice(), &output.stderr].concat();
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[test]
+fn its_code_stands_in_the_tree() {
+    let sources: Vec<String> = [
+        "examples/greeter/src/greet.rs",
+        "examples/greeter/src/main.rs",
+        "umbel/src/lib.rs",
+    ]
+    .iter()
+    // In documentation every line begins with its mark.
+    .map(|path| read(path).lines().map(|line| line.trim_start_matches("//! ")).collect::<Vec<_>>().join("\n"))
+    .collect();
+    let snippets = blocks("rust");
+    assert_eq!(snippets.len(), 3);
+    for snippet in snippets {
+        assert!(sources.iter().any(|source| source.contains(&snippet)), "nowhere:\n{snippet}");
+    }
+}
+
+#[test]
+fn its_picture_is_that_of_the_house() {
+    let architecture = read("docs/ARCHITECTURE.md");
+    for line in blocks("").iter().find(|block| block.contains("proto")).unwrap().lines() {
+        let crates: Vec<&str> = line.split("  ").next().unwrap().split_whitespace().collect();
+        assert!(!crates.is_empty());
+        for name in line.split_whitespace().take_while(|word| root().join(word).is_dir()) {
+            assert!(architecture.contains(name), "{name}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_commands_of_the_smallest_application_run() {
+    let redis = RedisServer::start();
+    let port = free_port().to_string();
+    let path = format!(
+        "{}:{}",
+        binary("greeter").parent().unwrap().display(),
+        env::var("PATH").unwrap()
+    );
+    let url = redis.url();
+    let env =
+        [("PATH", &*path), ("REDIS_URL", &*url), ("JWT_SECRET", SECRET), ("PORT", &*port)];
+    let lines = commands("greeter");
+    let [up, enqueue, status] = <[String; 3]>::try_from(lines).unwrap();
+    assert!(up.starts_with("greeter up"));
+    let up = Launch::new("greeter", &["up"])
+        .env("REDIS_URL", &url)
+        .env("JWT_SECRET", SECRET)
+        .env("PORT", &port)
+        .start();
+    let enqueued = shell(&enqueue, &env);
+    assert!(enqueued.status.success(), "{}", said(&enqueued));
+    let id = String::from_utf8(enqueued.stdout).unwrap();
+    let status = status.replace("<id>", id.trim());
+    eventually("the greeting", async || {
+        said(&shell(&status, &env)).contains("Hello, Ada!").then_some(())
+    })
+    .await;
+    assert_eq!(up.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_requests_and_looks_inside_run() {
+    let redis = RedisServer::start();
+    let port = free_port().to_string();
+    // The API alone: nothing of this leaves the machine.
+    let umbel = |args: &[&str]| {
+        Launch::new("umbel", args)
+            .env("REDIS_URL", redis.url())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", &port)
+    };
+    let api = umbel(&["api"]).start();
+    let api_url = format!("http://127.0.0.1:{port}");
+    eventually("the API answers", async || {
+        shell(&format!("curl -sf {api_url}/livez"), &[]).status.success().then_some(())
+    })
+    .await;
+    let token = String::from_utf8(umbel(&["token"]).output().stdout).unwrap();
+    let env = [("API_URL", &*api_url), ("TOKEN", token.trim())];
+
+    let [post, get] = <[String; 2]>::try_from(commands("curl")).unwrap();
+    let accepted = said(&shell(&format!("{post} -sS --fail-with-body"), &env));
+    let id = accepted.split("\"id\":\"").nth(1).unwrap_or_else(|| panic!("{accepted}"));
+    let id = id.split('"').next().unwrap();
+    let get = get.replace("<id>", id);
+    let shown = said(&shell(&format!("{get} -sS --fail-with-body"), &env));
+    assert!(shown.contains("\"state\":\"queued\""), "{shown}");
+
+    // A worker has been there once, so that there is a group to look at.
+    redis.cli(&["XGROUP", "CREATE", "umbel:{scrape}:ready:normal", "workers", "0"]);
+    let port = redis.port().to_string();
+    for line in commands("redis-cli") {
+        // -e: an error of Redis is an error of the command.
+        let line = line.replacen("redis-cli", &format!("redis-cli -e -p {port}"), 1);
+        let output = shell(&line.replace("<id>", id), &[]);
+        assert!(output.status.success(), "{line}: {}", said(&output));
+    }
+    let next = commands("redis-cli").into_iter().find(|line| line.contains("XRANGE")).unwrap();
+    let next = next.replacen("redis-cli", &format!("redis-cli -p {port}"), 1);
+    assert!(said(&shell(&next, &[])).contains("pages.scrape"));
+    assert_eq!(api.stop().await.code(), Some(0));
+}
+
+/// The first of its two commands; the second is what runs this test.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_scrapes_every_page_and_leaves_nothing_running() {
+    let data = env::temp_dir().join(format!("umbel-demo-{}", uuid::Uuid::new_v4().simple()));
+    let demo = Command::new(root().join("scripts/dev"))
+        .arg("--once")
+        .env("UMBEL_DATA", &data)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = demo.id();
+    let watched = tokio::spawn(async move {
+        // What it started, seen while it ran.
+        let mut seen = Vec::new();
+        while is_alive(pid) {
+            for child in children(pid) {
+                if !seen.contains(&child) {
+                    seen.push(child);
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        seen
+    });
+    let output = tokio::task::spawn_blocking(move || demo.wait_with_output().unwrap());
+    let output = output.await.unwrap();
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    let line = text.lines().find(|line| line.starts_with("all pages scraped: ")).unwrap();
+    assert!(line.contains(" 0 failed "), "{line}");
+    for place in ["/docs", "redis-cli", "psql"] {
+        assert!(text.contains(place), "{place} in {text}");
+    }
+    let started = watched.await.unwrap();
+    assert!(!started.is_empty());
+    eventually("nothing is left running", async || {
+        (!started.iter().any(|pid| is_alive(*pid))).then_some(())
+    })
+    .await;
+    fs::remove_dir_all(data).unwrap();
+}
