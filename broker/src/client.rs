@@ -107,6 +107,11 @@ impl Client {
         Ok(())
     }
 
+    /// Leaves a note in Redis for whoever looks in with redis-cli.
+    pub(crate) async fn write_help(&self) -> Result<(), BrokerError> {
+        self.query(cmd("SET").arg(keys::help()).arg(keys::HELP)).await
+    }
+
     /// All queues that were ever used, by name.
     pub async fn queue_names(&self) -> Result<Vec<QueueName>, BrokerError> {
         let mut names: Vec<String> = self.query(cmd("HKEYS").arg(keys::queues())).await?;

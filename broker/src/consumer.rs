@@ -158,6 +158,7 @@ impl Consumer {
     }
 
     async fn connect(&self) -> Result<Link, BrokerError> {
+        self.client.write_help().await?;
         for shard in &self.shards {
             self.client.list_queue(shard).await?;
         }

@@ -213,10 +213,26 @@ pub fn audit() -> &'static str {
     "umbel:audit"
 }
 
-/// STRING: this table, for whoever has only redis-cli.
+/// STRING: [`HELP`], for whoever has only redis-cli.
 pub fn help() -> &'static str {
     "umbel:help"
 }
+
+/// Where to look; workers write it at start.
+pub const HELP: &str = "\
+Keys of Umbel. Q is a queue, ID a task id; `env` and `result` are msgpack, the rest is text.
+how many wait or run       XLEN umbel:{Q}:ready:normal            (also recovered, high, low)
+what is next               XRANGE umbel:{Q}:ready:normal - + COUNT 1
+what runs where            XPENDING umbel:{Q}:ready:normal workers - + 10
+what is known of a task    HGETALL umbel:{Q}:task:ID
+what is due next           ZRANGE umbel:{Q}:delayed 0 9 WITHSCORES
+what failed for good       XRANGE umbel:{Q}:dead - + COUNT 10
+how the queue is set       HGETALL umbel:{Q}:control
+who is alive               HGETALL umbel:{workers}:info
+what is scheduled          HGETALL umbel:{beat}:entries
+what a schedule has fired  XREVRANGE umbel:{beat}:fired:ENTRY + - COUNT 5
+which queues there are     HGETALL umbel:queues
+";
 
 #[cfg(test)]
 mod tests {

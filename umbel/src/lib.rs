@@ -2,6 +2,35 @@
 //!
 //! An application is one value, and its `main` hands it to [`run`]. What an application needs of
 //! the crates below is re-exported here; it depends on nothing else of the house.
+//!
+//! Periodic work is a [`Timetable`]; any number of beats may run, each slot is enqueued once:
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use chrono_tz::Europe::Berlin;
+//! # use schemars::JsonSchema;
+//! # use serde::{Deserialize, Serialize};
+//! # use umbel::{Task, Timetable, TimetableError, cron, every};
+//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # struct SweepSites {}
+//! # impl Task for SweepSites {
+//! #     const NAME: &'static str = "sites.sweep";
+//! #     type Output = ();
+//! # }
+//! # #[derive(Serialize, Deserialize, JsonSchema)]
+//! # struct Prune { days: u32 }
+//! # impl Task for Prune {
+//! #     const NAME: &'static str = "prune";
+//! #     type Output = ();
+//! # }
+//! # fn timetable() -> Result<Timetable, TimetableError> {
+//! Timetable::new()
+//!     .entry("sweep-sites", every(Duration::from_mins(5)), SweepSites {})
+//!     .entry("nightly", cron("0 3 * * *")?.timezone(Berlin), Prune { days: 90 })
+//!     .build()
+//! # }
+//! # assert_eq!(timetable().unwrap().entries().len(), 2);
+//! ```
 
 mod application;
 mod cli;
