@@ -2,14 +2,13 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use anyhow::Context as _;
 use umbel_api::OpenApiRouter;
 use umbel_beat::Timetable;
 use umbel_broker::Client;
 use umbel_store::{Db, Migration};
 use umbel_worker::{Registry, RegistryError};
 
-use crate::Env;
+use crate::{Env, EnvError};
 
 type Opened<S> = Pin<Box<dyn Future<Output = anyhow::Result<S>> + Send>>;
 
@@ -44,10 +43,12 @@ pub struct Setup {
 
 impl Setup {
     /// The database; an error that names the setting where none was given.
-    pub fn db(&self) -> anyhow::Result<Db> {
-        self.db
-            .clone()
-            .context("DATABASE_URL must be set: this application keeps tables in Postgres")
+    pub fn db(&self) -> Result<Db, EnvError> {
+        self.db.clone().ok_or_else(|| {
+            EnvError(
+                "DATABASE_URL must be set: this application keeps tables in Postgres".to_owned(),
+            )
+        })
     }
 }
 

@@ -9,7 +9,7 @@ pub struct Env(Arc<HashMap<String, String>>);
 /// A setting that cannot be; the sentence names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct EnvError(String);
+pub struct EnvError(pub(crate) String);
 
 impl Env {
     /// The environment of this process; variables that are not text are left out.

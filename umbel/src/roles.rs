@@ -110,11 +110,12 @@ async fn worker<S: Clone + Send + Sync + 'static>(
     client: Client,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let worker_settings = settings.worker()?;
     let state = (application.open)(setup(settings, client.clone())?)
         .await
         .context("the application cannot start")?;
     let endpoints = (application.registry)()?.bind(state);
-    let worker = Worker::new(client, endpoints, settings.worker()?)?;
+    let worker = Worker::new(client, endpoints, worker_settings)?;
     let Stopped { given_back, unsettled } = worker.run(shutdown).await?;
     if unsettled > 0 {
         warn!(given_back, unsettled, "not all could be settled; it is recovered by another worker");

@@ -106,7 +106,7 @@ fn act<S: Clone + Send + Sync + 'static>(
 }
 
 async fn up<S>(application: &Application<S>, settings: &Settings) -> anyhow::Result<()> {
-    settings.check_all(application.name)?;
+    settings.check_all(application.name, !application.migrations.is_empty())?;
     let shutdown = CancellationToken::new();
     tokio::spawn(roles::on_signal(shutdown.clone())?);
     prepare_and_supervise(application, settings, shutdown).await
@@ -197,7 +197,7 @@ async fn dev<S>(
     }
     let ended = {
         let roles = async {
-            settings.check_all(application.name)?;
+            settings.check_all(application.name, !application.migrations.is_empty())?;
             prepare_and_supervise(application, &settings, shutdown.clone()).await
         };
         let told = async {

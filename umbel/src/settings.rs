@@ -169,9 +169,13 @@ impl Settings {
     }
 
     /// What `up` needs, together: one wrong setting stops all roles before one has started.
-    pub fn check_all(&self, name: &str) -> Result<(), SettingsError> {
+    pub fn check_all(&self, name: &str, has_tables: bool) -> Result<(), SettingsError> {
         self.broker()?;
-        self.store()?;
+        if self.store()?.is_none() && has_tables {
+            return Err(SettingsError(
+                "DATABASE_URL must be set: this application keeps tables in Postgres".to_owned(),
+            ));
+        }
         self.store_direct()?;
         self.api(name)?;
         self.worker()?;
@@ -253,10 +257,12 @@ mod tests {
             (vec![redis, jwt, "--lease=1s"], "LEASE"),
             (vec!["--redis-url=redis://:s3cret@h:port", jwt], "REDIS_URL"),
         ] {
-            let error = settings(&flags).check_all("test").unwrap_err().to_string();
+            let error = settings(&flags).check_all("test", false).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("s3cret"), "{flags:?}: {error}");
         }
-        settings(&[redis, jwt]).check_all("test").unwrap();
+        settings(&[redis, jwt]).check_all("test", false).unwrap();
+        let error = settings(&[redis, jwt]).check_all("test", true).unwrap_err().to_string();
+        assert!(error.contains("DATABASE_URL"), "{error}");
     }
 
     #[test]

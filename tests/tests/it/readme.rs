@@ -55,15 +55,18 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn its_code_stands_in_the_tree() {
-    let sources: Vec<String> = [
-        "examples/greeter/src/greet.rs",
-        "examples/greeter/src/main.rs",
-        "umbel/src/lib.rs",
-    ]
-    .iter()
-    // In documentation every line begins with its mark.
-    .map(|path| read(path).lines().map(|line| line.trim_start_matches("//! ")).collect::<Vec<_>>().join("\n"))
-    .collect();
+    let sources: Vec<String> =
+        ["examples/greeter/src/greet.rs", "examples/greeter/src/main.rs", "umbel/src/lib.rs"]
+            .iter()
+            // In documentation every line begins with its mark.
+            .map(|path| {
+                read(path)
+                    .lines()
+                    .map(|line| line.trim_start_matches("//! "))
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            })
+            .collect();
     let snippets = blocks("rust");
     assert_eq!(snippets.len(), 3);
     for snippet in snippets {
@@ -87,14 +90,10 @@ fn its_picture_is_that_of_the_house() {
 async fn its_commands_of_the_smallest_application_run() {
     let redis = RedisServer::start();
     let port = free_port().to_string();
-    let path = format!(
-        "{}:{}",
-        binary("greeter").parent().unwrap().display(),
-        env::var("PATH").unwrap()
-    );
+    let path =
+        format!("{}:{}", binary("greeter").parent().unwrap().display(), env::var("PATH").unwrap());
     let url = redis.url();
-    let env =
-        [("PATH", &*path), ("REDIS_URL", &*url), ("JWT_SECRET", SECRET), ("PORT", &*port)];
+    let env = [("PATH", &*path), ("REDIS_URL", &*url), ("JWT_SECRET", SECRET), ("PORT", &*port)];
     let lines = commands("greeter");
     let [up, enqueue, status] = <[String; 3]>::try_from(lines).unwrap();
     assert!(up.starts_with("greeter up"));

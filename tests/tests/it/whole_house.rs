@@ -276,12 +276,17 @@ async fn roles_do_not_outlive_their_supervisor() {
 async fn wrong_settings_end_with_2_and_a_sentence_that_names_them() {
     let bare = |args: &[&str]| Launch::new("umbel", args);
     let with_redis = |args: &[&str]| bare(args).env("REDIS_URL", "redis://:s3cret@127.0.0.1:1");
+    let with_both =
+        |args: &[&str]| with_redis(args).env("DATABASE_URL", "postgres://u:s3cret@127.0.0.1:1/d");
     for (launch, named) in [
         (bare(&["up"]), "REDIS_URL"),
         (bare(&["up"]).env("REDIS_URL", "http://s3cret"), "REDIS_URL"),
-        (with_redis(&["up"]), "JWT_SECRET"),
-        (with_redis(&["up"]).env("JWT_SECRET", "s3cret"), "JWT_SECRET"),
-        (with_redis(&["worker"]).env("CONCURRENCY", "0"), "CONCURRENCY"),
+        (with_redis(&["up"]).env("JWT_SECRET", SECRET), "DATABASE_URL"),
+        (with_redis(&["worker"]), "DATABASE_URL"),
+        (with_both(&["up"]), "JWT_SECRET"),
+        (with_both(&["up"]).env("JWT_SECRET", "s3cret"), "JWT_SECRET"),
+        (with_both(&["worker"]).env("CONCURRENCY", "0"), "CONCURRENCY"),
+        (with_both(&["worker"]).env("SCRAPE_TIMEOUT", "soon"), "SCRAPE_TIMEOUT"),
         (with_redis(&["beat"]).env("SWEEP_EVERY", "soon"), "SWEEP_EVERY"),
         (bare(&["status", "no-id"]), "task id"),
         (bare(&["fly"]), "fly"),
