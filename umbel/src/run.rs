@@ -180,7 +180,10 @@ async fn dev<S>(
     };
     let shutdown = CancellationToken::new();
     tokio::spawn(roles::on_signal(shutdown.clone())?);
-    let mut services = Services::start(&folder, wants).await?;
+    let Some(started) = shutdown.run_until_cancelled(Services::start(&folder, wants)).await else {
+        return Ok(());
+    };
+    let mut services = started?;
     let redis_socket = services.redis_socket().map(|path| path.display().to_string());
     if let Some(url) = services.redis_url() {
         settings.redis_url = Some(SecretString::from(url));
