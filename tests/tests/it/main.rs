@@ -5,7 +5,9 @@
 mod api;
 mod arrows;
 mod beat;
+mod handbook;
 mod readme;
+mod scraper;
 mod services;
 mod store;
 mod tasks_run;

@@ -1,0 +1,149 @@
+//! What the tasks and routes share, and the settings it is made from.
+
+use std::{ops::RangeInclusive, str::FromStr, time::Duration};
+
+use anyhow::{Context, ensure};
+use umbel::{Client, Db, Env, Setup};
+
+use crate::{
+    fetch::{AllowedPrivate, AllowedPrivateError, FetchSettings, Fetcher},
+    pages::Pages,
+    scrape::TIME_LIMIT,
+    sites::Sites,
+};
+
+/// The state of the application. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub sites: Sites,
+    pub pages: Pages,
+    pub fetcher: Fetcher,
+    pub client: Client,
+    pub settings: Settings,
+}
+
+impl App {
+    /// Opens the application with what the framework hands it.
+    pub async fn open(setup: Setup) -> anyhow::Result<Self> {
+        let db = setup.db()?;
+        Self::new(&setup.env, setup.client, db)
+    }
+
+    /// Puts the application together, or says which setting is wrong. A rustls crypto provider
+    /// must have been installed for the process.
+    pub fn new(env: &Env, client: Client, db: Db) -> anyhow::Result<Self> {
+        let settings = Settings::read(env)?;
+        let fetcher = Fetcher::new(settings.fetch.clone()).context("pages could not be fetched")?;
+        Ok(Self { sites: Sites::new(db.clone()), pages: Pages::new(db), fetcher, client, settings })
+    }
+}
+
+/// What is left of a task's time limit for the database when a fetch took all of its own.
+const TIME_TO_STORE: Duration = Duration::from_secs(15);
+
+/// How often a site may be due: not so often that one run meets the next, and not so rarely that
+/// nobody remembers it. In seconds.
+pub(crate) const EVERY_S: RangeInclusive<u32> = 60..=30 * 24 * 60 * 60;
+
+/// How the scraper works.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// SCRAPE_USER_AGENT, SCRAPE_TIMEOUT, SCRAPE_MAX_BYTES, SCRAPE_MAX_REDIRECTS and
+    /// SCRAPE_ALLOW_PRIVATE, a list with commas.
+    pub fetch: FetchSettings,
+    /// SITE_EVERY: how often a site is due that does not say so itself, in seconds. Default 1 h.
+    pub site_every_s: u32,
+}
+
+impl Settings {
+    /// Reads and checks the settings; the error names the one that is wrong.
+    pub fn read(env: &Env) -> anyhow::Result<Self> {
+        let default = FetchSettings::default();
+        let fetch = FetchSettings {
+            user_agent: env.parse_or("SCRAPE_USER_AGENT", default.user_agent)?,
+            timeout: env.duration_or("SCRAPE_TIMEOUT", default.timeout)?,
+            max_bytes: env.parse_or("SCRAPE_MAX_BYTES", default.max_bytes)?,
+            max_redirects: env.parse_or("SCRAPE_MAX_REDIRECTS", default.max_redirects)?,
+            allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Hosts::default())?.0,
+        };
+        fetch.check().context("a setting that begins with SCRAPE_ is wrong")?;
+        ensure!(
+            fetch.timeout + TIME_TO_STORE <= TIME_LIMIT,
+            "SCRAPE_TIMEOUT must be at most {:?}, and is {:?}: the task that fetches has \
+             {TIME_LIMIT:?} in all, and stores the page in what is left",
+            TIME_LIMIT - TIME_TO_STORE,
+            fetch.timeout,
+        );
+        let site_every = env.duration_or("SITE_EVERY", Duration::from_hours(1))?;
+        let site_every_s = u32::try_from(site_every.as_secs()).ok().filter(|s| EVERY_S.contains(s));
+        let site_every_s = site_every_s.with_context(|| {
+            format!("SITE_EVERY must be between 60 s and 30 days, and is {site_every:?}")
+        })?;
+        Ok(Self { fetch, site_every_s })
+    }
+}
+
+#[derive(Default)]
+struct Hosts(Vec<AllowedPrivate>);
+
+impl FromStr for Hosts {
+    type Err = AllowedPrivateError;
+
+    fn from_str(text: &str) -> Result<Self, AllowedPrivateError> {
+        let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
+        hosts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(env: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        Settings::read(&Env::from_iter(env.iter().copied()))
+    }
+
+    #[test]
+    fn without_settings_the_defaults_hold_and_nothing_private_is_fetched() {
+        let settings = read(&[]).unwrap();
+        assert_eq!(settings.fetch, FetchSettings::default());
+        assert_eq!(settings.site_every_s, 3600);
+        assert!(settings.fetch.allowed_private.is_empty());
+    }
+
+    #[test]
+    fn settings_are_read() {
+        let settings = read(&[
+            ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1:8123, localhost,"),
+            ("SCRAPE_USER_AGENT", "shop/1"),
+            ("SCRAPE_TIMEOUT", "45s"),
+            ("SCRAPE_MAX_BYTES", "4096"),
+            ("SITE_EVERY", "30d"),
+        ])
+        .unwrap();
+        let allowed = ["127.0.0.1:8123", "localhost"].map(|host| host.parse().unwrap());
+        assert_eq!(settings.fetch.allowed_private, allowed);
+        assert_eq!(settings.fetch.user_agent, "shop/1");
+        assert_eq!(settings.fetch.timeout, Duration::from_secs(45));
+        assert_eq!(settings.fetch.max_bytes, 4096);
+        assert_eq!(settings.site_every_s, 30 * 24 * 60 * 60);
+    }
+
+    #[test]
+    fn a_setting_that_cannot_be_is_named() {
+        for (name, value) in [
+            ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1:8123,*"),
+            ("SCRAPE_TIMEOUT", "46s"),
+            ("SCRAPE_TIMEOUT", "soon"),
+            ("SCRAPE_MAX_BYTES", "many"),
+            ("SITE_EVERY", "59s"),
+            ("SITE_EVERY", "31d"),
+            ("SITE_EVERY", "9999999d"),
+        ] {
+            let error = format!("{:#}", read(&[(name, value)]).unwrap_err());
+            assert!(error.contains(name), "{name}={value}: {error}");
+        }
+        let error = format!("{:#}", read(&[("SCRAPE_MAX_BYTES", "1")]).unwrap_err());
+        assert!(error.contains("SCRAPE_") && error.contains("1 bytes"), "{error}");
+    }
+}

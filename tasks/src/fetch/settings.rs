@@ -1,0 +1,111 @@
+//! The settings of the fetcher.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use reqwest::header::HeaderValue;
+
+use super::guard::AllowedPrivate;
+
+/// A page that takes minutes would hold a worker's place that others wait for.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(300);
+/// Less holds no head of a page; more is no page.
+const SIZES: RangeInclusive<usize> = 1024..=64 << 20;
+/// Browsers give up after 20.
+const MAX_REDIRECTS: usize = 20;
+
+/// How pages are fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FetchSettings {
+    /// How we name ourselves to the hosts. Default `umbel/` and the version.
+    pub user_agent: String,
+    /// The limit for a whole page, redirects included: 100 ms to 5 min, default 20 s.
+    pub timeout: Duration,
+    /// How much of a page is read, in bytes after decompression; the rest is cut off.
+    /// 1 KiB to 64 MiB, default 2 MiB.
+    pub max_bytes: usize,
+    /// How many redirects are followed: at most 20, default 5.
+    pub max_redirects: usize,
+    /// Hosts that may be fetched though they are not public or not on port 80 or 443, such as
+    /// `127.0.0.1:8123`. For development only. Default none.
+    pub allowed_private: Vec<AllowedPrivate>,
+}
+
+impl Default for FetchSettings {
+    fn default() -> Self {
+        Self {
+            user_agent: concat!("umbel/", env!("CARGO_PKG_VERSION")).to_owned(),
+            timeout: Duration::from_secs(20),
+            max_bytes: 2 << 20,
+            max_redirects: 5,
+            allowed_private: Vec::new(),
+        }
+    }
+}
+
+impl FetchSettings {
+    /// Says which setting is wrong, if one is.
+    pub fn check(&self) -> Result<(), FetchSettingsError> {
+        if self.user_agent.trim().is_empty() || HeaderValue::from_str(&self.user_agent).is_err() {
+            return Err(FetchSettingsError::UserAgent);
+        }
+        if !TIMEOUTS.contains(&self.timeout) {
+            return Err(FetchSettingsError::Timeout(self.timeout));
+        }
+        if !SIZES.contains(&self.max_bytes) {
+            return Err(FetchSettingsError::MaxBytes(self.max_bytes));
+        }
+        if self.max_redirects > MAX_REDIRECTS {
+            return Err(FetchSettingsError::MaxRedirects(self.max_redirects));
+        }
+        Ok(())
+    }
+}
+
+/// A setting that cannot work; it must be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchSettingsError {
+    /// See [`FetchSettings::user_agent`].
+    #[error("the user agent is empty or holds a character that no header may hold")]
+    UserAgent,
+    /// See [`FetchSettings::timeout`].
+    #[error("the timeout of a fetch ({0:?}) must be between {start:?} and {end:?}", start = TIMEOUTS.start(), end = TIMEOUTS.end())]
+    Timeout(Duration),
+    /// See [`FetchSettings::max_bytes`].
+    #[error("the longest page ({0} bytes) must be between {start} and {end} bytes", start = SIZES.start(), end = SIZES.end())]
+    MaxBytes(usize),
+    /// See [`FetchSettings::max_redirects`].
+    #[error("the number of redirects ({0}) must not be above {MAX_REDIRECTS}")]
+    MaxRedirects(usize),
+    /// The HTTP client cannot be made, for example because the system has no certificates.
+    #[error("the HTTP client cannot be made")]
+    Client(#[source] reqwest::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_good_and_what_cannot_work_is_refused_with_a_sentence() {
+        let good = FetchSettings::default();
+        good.check().unwrap();
+        let refused = |settings: FetchSettings| settings.check().unwrap_err().to_string();
+
+        for user_agent in ["", " ", "a\r\nX-Evil: 1"] {
+            let settings = FetchSettings { user_agent: user_agent.to_owned(), ..good.clone() };
+            assert!(refused(settings).contains("user agent"));
+        }
+        let settings = FetchSettings { timeout: Duration::ZERO, ..good.clone() };
+        assert_eq!(
+            refused(settings),
+            "the timeout of a fetch (0ns) must be between 100ms and 300s"
+        );
+        let settings = FetchSettings { max_bytes: 0, ..good.clone() };
+        assert_eq!(
+            refused(settings),
+            "the longest page (0 bytes) must be between 1024 and 67108864 bytes"
+        );
+        let settings = FetchSettings { max_redirects: 21, ..good };
+        assert_eq!(refused(settings), "the number of redirects (21) must not be above 20");
+    }
+}

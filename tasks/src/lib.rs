@@ -1,0 +1,100 @@
+//! The reference application: a scraper of website metadata.
+//!
+//! A beat sweeps the sites that are due; each page is a task, reads its metadata and finds further
+//! pages of its site.
+//!
+//! - [`application`]: all of it as one value, for `umbel::run`
+//! - [`SweepSites`], [`ScrapePage`]: the tasks
+//! - [`App`], with [`Sites`] and [`Pages`]: the state they share, and the tables under it
+//! - [`fetch`], [`metadata`]: one page from the web, and what it says about itself
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod address;
+mod app;
+pub mod fetch;
+mod handover;
+mod listing;
+pub mod metadata;
+mod pages;
+mod routes;
+mod scrape;
+mod sites;
+mod sweep;
+mod tables;
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use umbel::{Application, Env, Registry, RegistryError, Timetable, every};
+
+pub use app::{App, Settings};
+pub use handover::{Silent, Wanted};
+pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
+pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
+pub use routes::routes;
+pub use scrape::{ScrapePage, ScrapedPage};
+pub use sites::{Put, SiteOptions, Sites};
+pub use sweep::{SweepSites, Swept};
+pub use tables::{MIGRATIONS, Status};
+
+/// The scraper.
+pub fn application() -> Application<App> {
+    Application::new("scraper")
+        .state(App::open)
+        .registry(registry)
+        .timetable(timetable)
+        .routes(routes)
+        .migrations(MIGRATIONS)
+}
+
+/// The tasks, name → handler.
+pub fn registry() -> Result<Registry<App>, RegistryError> {
+    Registry::builder().register::<SweepSites>().register::<ScrapePage>().build()
+}
+
+/// How often due sites are looked for, unless SWEEP_EVERY says otherwise: a site that is due
+/// hourly is then late by less than a tenth.
+const SWEEP_EVERY: Duration = Duration::from_mins(5);
+
+/// A sweep that comes more rarely than a site can be due would make that setting untrue.
+const SWEEP_RAREST: Duration = Duration::from_hours(24);
+
+/// The periodic work: a sweep every SWEEP_EVERY (default 5 min).
+pub fn timetable(env: &Env) -> anyhow::Result<Timetable> {
+    let sweep_every = env.duration_or("SWEEP_EVERY", SWEEP_EVERY)?;
+    ensure!(
+        sweep_every <= SWEEP_RAREST,
+        "SWEEP_EVERY must be at most {SWEEP_RAREST:?}, and is {sweep_every:?}"
+    );
+    Ok(Timetable::new().entry("sweep-sites", every(sweep_every), SweepSites {}).build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sweep_comes_as_often_as_the_settings_say_and_never_ever_or_always() {
+        let slots = |env: &[(&str, &str)]| {
+            timetable(&Env::from_iter(env.iter().copied()))
+                .map(|timetable| timetable.entries()[0].schedule.to_string())
+        };
+        assert_eq!(slots(&[]).unwrap(), "every 5m");
+        assert_eq!(slots(&[("SWEEP_EVERY", "5s")]).unwrap(), "every 5s");
+        for wrong in ["soon", "0s", "999ms", "2d"] {
+            assert!(slots(&[("SWEEP_EVERY", wrong)]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn only_a_page_can_be_asked_for_over_http() {
+        let catalog = registry().unwrap().catalog();
+        let open: Vec<_> = catalog
+            .iter()
+            .filter(|entry| entry.options.over_http)
+            .map(|entry| entry.name.as_str())
+            .collect();
+        assert_eq!(open, ["pages.scrape"]);
+    }
+}

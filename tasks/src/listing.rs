@@ -1,0 +1,167 @@
+//! What is shown of the tables.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use umbel::StoreError;
+use utoipa::ToSchema;
+
+use crate::{pages::Pages, sites::Sites, tables::Status};
+
+/// A site and how it stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Site {
+    pub id: i64,
+    #[schema(example = "https://example.com/")]
+    pub url: String,
+    pub status: Status,
+    /// How many links away from the site's own page others are followed.
+    pub max_depth: u32,
+    /// How many pages are scraped in one run.
+    pub max_pages: u32,
+    /// How often it is due, in seconds.
+    pub every_s: u32,
+    pub next_due: DateTime<Utc>,
+    pub last_scraped_at: Option<DateTime<Utc>>,
+    /// Why its own page could not be read.
+    pub error: Option<String>,
+    /// How the pages of its latest run stand.
+    pub pages: PageCounts,
+}
+
+/// How many pages are in which state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PageCounts {
+    pub pending: u64,
+    pub queued: u64,
+    pub running: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+/// A page as it is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Page {
+    pub id: i64,
+    /// Absent of a page that was asked for by itself.
+    pub site_id: Option<i64>,
+    #[schema(example = "https://example.com/")]
+    pub url: String,
+    /// How many links away from the site's own page it was found first.
+    pub depth: u32,
+    pub status: Status,
+    /// Which attempt its task is at, or ended with; the first is 1.
+    pub attempt: u32,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    pub task_id: Option<String>,
+    pub queued_at: Option<DateTime<Utc>>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub http_status: Option<u16>,
+    pub title: Option<String>,
+    pub description: Option<String>,
+    pub canonical: Option<String>,
+    pub language: Option<String>,
+    pub open_graph: Option<BTreeMap<String, String>>,
+    pub twitter: Option<BTreeMap<String, String>>,
+    /// `href`, `rel` and `sizes` of each.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub icons: Option<Value>,
+    pub json_ld_types: Option<Vec<String>>,
+    pub robots: Option<String>,
+    pub links_internal: Option<u32>,
+    pub links_external: Option<u32>,
+    pub links_nofollow: Option<u32>,
+    /// How many bytes of it were read.
+    pub bytes: Option<u64>,
+    /// Whether there was more of it.
+    pub truncated: Option<bool>,
+}
+
+/// Which sites are listed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SiteFilter {
+    /// That one alone.
+    pub id: Option<i64>,
+    /// Those with a greater id.
+    pub after: i64,
+    pub limit: u32,
+}
+
+/// Which pages are listed.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct PageFilter {
+    pub site_id: Option<i64>,
+    pub status: Option<Status>,
+    /// Those with a greater id.
+    pub after: i64,
+    pub limit: u32,
+}
+
+impl Sites {
+    /// The sites that a filter lets through, in the order of their ids.
+    pub async fn list(&self, filter: &SiteFilter) -> Result<Vec<Site>, StoreError> {
+        self.db.rows(SITES, filter).await
+    }
+
+    /// The site of this id.
+    pub async fn get(&self, id: i64) -> Result<Option<Site>, StoreError> {
+        let found = self.list(&SiteFilter { id: Some(id), after: 0, limit: 1 }).await?;
+        Ok(found.into_iter().next())
+    }
+}
+
+macro_rules! pages {
+    ($condition:literal) => {
+        concat!(
+            "with p as materialized (
+                select * from jsonb_to_record({params})
+                    as p (site_id bigint, status text, after bigint, \"limit\" int)
+            )
+            select * from pages where id > (select after from p) ",
+            $condition,
+            " order by id limit (select \"limit\" from p)"
+        )
+    };
+}
+
+impl Pages {
+    /// The pages that a filter lets through, in the order of their ids.
+    pub async fn list(&self, filter: &PageFilter) -> Result<Vec<Page>, StoreError> {
+        // A text of its own for each, so that Postgres sees which index serves it.
+        let sql = match (filter.site_id, filter.status) {
+            (None, None) => pages!(""),
+            (None, Some(_)) => pages!("and status = (select status from p)"),
+            (Some(_), None) => pages!("and site_id = (select site_id from p)"),
+            (Some(_), Some(_)) => {
+                pages!("and site_id = (select site_id from p) and status = (select status from p)")
+            }
+        };
+        self.db.rows(sql, filter).await
+    }
+}
+
+/// Pages of a run that is to come count too: a site that waits for its next sweep has its own page
+/// pending.
+const SITES: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params}) as p (id bigint, after bigint, \"limit\" int)
+)
+select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_at, error,
+    (
+        select jsonb_build_object(
+            'pending', count(*) filter (where pages.status = 'pending'),
+            'queued', count(*) filter (where pages.status = 'queued'),
+            'running', count(*) filter (where pages.status = 'running'),
+            'succeeded', count(*) filter (where pages.status = 'succeeded'),
+            'failed', count(*) filter (where pages.status = 'failed')
+        )
+        from pages where pages.site_id = s.id and pages.run >= s.run
+    ) as pages
+from sites s, p
+where s.id > p.after and (p.id is null or s.id = p.id)
+order by s.id
+limit (select \"limit\" from p)";

@@ -1,0 +1,291 @@
+//! The table `pages`: every page of every site, where it stands, and what it says about itself.
+//!
+//! A row is pending → queued → running → succeeded or failed, and queued again between attempts.
+//! Each step is a statement or a short transaction of its own; none is open while a page is
+//! fetched. A step names the page and its run, so that a task that comes too late changes nothing.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use umbel::{Db, StoreError, TaskId};
+use url::Url;
+
+use crate::{fetch::FetchedPage, metadata::PageMetadata, sites, tables::reset_page};
+
+/// The pages, in Postgres.
+#[derive(Clone, Debug)]
+pub struct Pages {
+    pub(crate) db: Db,
+}
+
+/// A page in a run of its site. Of a page that was asked for by itself the run is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PageRun {
+    /// The page's row.
+    pub id: i64,
+    /// The run of its site that found it.
+    pub run: i64,
+}
+
+/// One attempt of a task at a page.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Attempt<'a> {
+    #[serde(flatten)]
+    pub page: PageRun,
+    pub task_id: &'a TaskId,
+    pub attempt: u32,
+}
+
+/// What is kept of a page that was read, and the pages it leads to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scraped {
+    pub http_status: u16,
+    pub bytes: usize,
+    pub truncated: bool,
+    pub metadata: PageMetadata,
+    /// Further pages of the same site, in the order of the page.
+    pub links: Vec<Url>,
+}
+
+impl Scraped {
+    /// What was fetched, with only those of its links that lie on the site of `origin`: a page may
+    /// redirect to a site that nobody asked for.
+    pub fn new(fetched: FetchedPage, origin: &url::Origin) -> Self {
+        let FetchedPage { status, page, bytes, truncated, .. } = fetched;
+        let links = page.links.into_iter().filter(|link| link.origin() == *origin).collect();
+        Self { http_status: status, bytes, truncated, metadata: page.metadata, links }
+    }
+}
+
+impl Pages {
+    pub(crate) fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// The row of a page that is asked for by itself, made if there is none.
+    pub async fn adopt(&self, url: &Url) -> Result<PageRun, StoreError> {
+        let page: Option<PageRun> = self.db.row(ADOPT, url.as_str()).await?;
+        Ok(page.expect("an upsert without a condition gives its row"))
+    }
+
+    /// Marks the page as running. `None`: there is nothing to do, because this task has stored the
+    /// page already, or because it is not the page of this address in this run.
+    pub async fn begin(
+        &self,
+        attempt: &Attempt<'_>,
+        url: &Url,
+        queued_at: DateTime<Utc>,
+    ) -> Result<Option<Place>, StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            attempt: &'a Attempt<'a>,
+            url: &'a str,
+            queued_at: DateTime<Utc>,
+        }
+        self.db.row(BEGIN, &Params { attempt, url: url.as_str(), queued_at }).await
+    }
+
+    /// What this task has stored of the page, if it has.
+    pub async fn stored(&self, attempt: &Attempt<'_>) -> Result<Option<Place>, StoreError> {
+        self.db.row(STORED, attempt).await
+    }
+
+    /// Stores what was read and enters the pages that it leads to as pending, within the limits of
+    /// its site. Returns how many those are; `None` if another run of the task was faster.
+    pub async fn succeed(
+        &self,
+        attempt: &Attempt<'_>,
+        site_id: Option<i64>,
+        scraped: &Scraped,
+    ) -> Result<Option<u64>, StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            attempt: &'a Attempt<'a>,
+            #[serde(flatten)]
+            scraped: &'a Scraped,
+        }
+        let params = Params { attempt, scraped };
+        self.db
+            .transaction(async |tx| {
+                if let Some(site) = site_id {
+                    sites::lock(tx, site).await?;
+                }
+                if tx.execute(SUCCEED, &params).await? == 0 {
+                    return Ok(None);
+                }
+                let Some(site) = site_id else { return Ok(Some(0)) };
+                let found = match scraped.links.is_empty() {
+                    true => 0,
+                    false => tx.execute(FOLLOW, &params).await?,
+                };
+                if found == 0 {
+                    sites::close(tx, site).await?;
+                }
+                Ok(Some(found))
+            })
+            .await
+    }
+
+    /// Says why this attempt came to nothing; the page waits for the next one.
+    pub async fn again(&self, attempt: &Attempt<'_>, error: &str) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            attempt: &'a Attempt<'a>,
+            error: &'a str,
+        }
+        self.db.execute(AGAIN, &Params { attempt, error }).await.map(drop)
+    }
+
+    /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
+    /// yet and at this address.
+    pub async fn fail(
+        &self,
+        page: PageRun,
+        task_id: Option<&TaskId>,
+        url: Option<&str>,
+        error: &str,
+    ) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            page: PageRun,
+            task_id: Option<&'a TaskId>,
+            url: Option<&'a str>,
+            error: &'a str,
+        }
+        #[derive(Deserialize)]
+        struct Of {
+            site_id: Option<i64>,
+        }
+        let params = Params { page, task_id, url, error };
+        self.db
+            .transaction(async |tx| {
+                let of: Option<Of> = tx.row(SITE_OF, &page.id).await?;
+                let site = of.and_then(|of| of.site_id);
+                if let Some(site) = site {
+                    sites::lock(tx, site).await?;
+                }
+                tx.execute(FAIL, &params).await?;
+                match site {
+                    Some(site) => sites::close(tx, site).await,
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+}
+
+/// Where a page lies, and its title once that is known.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Place {
+    pub site_id: Option<i64>,
+    pub depth: u32,
+    pub title: Option<String>,
+}
+
+const ADOPT: &str = "
+insert into pages (site_id, url) values (null, ({params})#>>'{}')
+on conflict (site_id, url) do update set updated_at = now()
+returning id, run";
+
+const BEGIN: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, url text, task_id text, attempt int, queued_at timestamptz)
+)
+update pages set
+    status = 'running', attempt = p.attempt, task_id = p.task_id, queued_at = p.queued_at,
+    started_at = now(), finished_at = null, updated_at = now()
+from p
+where pages.id = p.id and pages.run = p.run and pages.url = p.url
+    and (status <> 'succeeded' or pages.task_id is distinct from p.task_id)
+returning site_id, depth, title";
+
+const STORED: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params}) as p (id bigint, run bigint, task_id text)
+)
+select site_id, depth, title from pages, p
+where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
+    and status = 'succeeded'";
+
+const SUCCEED: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, task_id text, attempt int, http_status int, bytes int,
+              truncated bool, metadata jsonb)
+)
+update pages set
+    status = 'succeeded', attempt = p.attempt, error = null, finished_at = now(),
+    updated_at = now(), http_status = p.http_status, bytes = p.bytes, truncated = p.truncated,
+    title = metadata->>'title', description = metadata->>'description',
+    canonical = metadata->>'canonical', language = metadata->>'language',
+    open_graph = metadata->'open_graph', twitter = metadata->'twitter',
+    icons = metadata->'icons', json_ld_types = metadata->'json_ld_types',
+    robots = metadata->>'robots',
+    links_internal = (metadata->'link_counts'->>'internal')::bigint,
+    links_external = (metadata->'link_counts'->>'external')::bigint,
+    links_nofollow = (metadata->'link_counts'->>'nofollow')::bigint
+from p
+where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
+    and status <> 'succeeded'";
+
+/// The site is locked, so nobody else adds pages to the run while these are counted and chosen.
+/// What is in the run already is passed over, and not only left alone by the conflict: that would
+/// lock rows on which other tasks are at work.
+const FOLLOW: &str = concat!(
+    "with p as materialized (
+        select * from jsonb_to_record({params}) as p (id bigint, run bigint, links jsonb)
+    ),
+    from_page as materialized (
+        select site.id as site_id, site.run, pages.depth + 1 as depth, links, max_pages
+        from p join pages using (id, run)
+        join sites site on site.id = pages.site_id and site.run = pages.run
+        where pages.depth < site.max_depth
+    )
+    insert into pages (site_id, url, run, depth)
+    select site_id, link.url, run, depth
+    from from_page, jsonb_array_elements_text(links) with ordinality as link (url, place)
+    where not exists (
+        select from pages known
+        where known.site_id = from_page.site_id and known.url = link.url
+            and known.run = from_page.run
+    )
+    order by place
+    limit (
+        select greatest(0, max_pages - (
+            select count(*) from pages
+            where pages.site_id = from_page.site_id and pages.run = from_page.run
+        ))
+        from from_page
+    )
+    on conflict (site_id, url) do update set ",
+    reset_page!()
+);
+
+const AGAIN: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, task_id text, attempt int, error text)
+)
+update pages set status = 'queued', error = p.error, updated_at = now()
+from p
+where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
+    and pages.attempt = p.attempt and status = 'running'";
+
+const SITE_OF: &str = "select site_id from pages where id = ({params})::bigint";
+
+const FAIL: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, task_id text, url text, error text)
+)
+update pages set
+    status = 'failed', error = p.error, task_id = coalesce(pages.task_id, p.task_id),
+    finished_at = now(), updated_at = now()
+from p
+where pages.id = p.id and pages.run = p.run and status <> 'succeeded'
+    and (pages.task_id = p.task_id or pages.task_id is null and pages.url = p.url)";

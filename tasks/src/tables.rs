@@ -1,0 +1,98 @@
+//! The tables: sites, and the pages that were found on them.
+
+use serde::{Deserialize, Serialize};
+use umbel::Migration;
+use utoipa::ToSchema;
+
+/// The tables of the scraper. Postgres 15 is the oldest that takes them.
+pub const MIGRATIONS: &[Migration] =
+    &[Migration { version: 1, name: "sites and pages", sql: SITES_AND_PAGES }];
+
+/// Rows may be written by hand too (`insert into sites (url) values (…)`), so that everything but
+/// the address has a default, and what no row may be is refused here.
+///
+/// `run` is what a site counts its scrapes by, and of a page the last run that found it. A page
+/// without a site was asked for by itself.
+const SITES_AND_PAGES: &str = "
+create table sites (
+    id bigint generated always as identity primary key,
+    url text not null unique,
+    max_depth int not null default 3 check (max_depth >= 0),
+    max_pages int not null default 100 check (max_pages > 0),
+    every_s int not null default 3600 check (every_s > 0),
+    next_due timestamptz not null default now(),
+    status text not null default 'pending'
+        check (status in ('pending', 'queued', 'running', 'succeeded', 'failed')),
+    run bigint not null default 0,
+    attempt int not null default 0,
+    error text,
+    last_scraped_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now()
+);
+create index sites_due on sites (next_due);
+
+create table pages (
+    id bigint generated always as identity primary key,
+    site_id bigint references sites on delete cascade,
+    url text not null,
+    run bigint not null default 0,
+    depth int not null default 0,
+    status text not null default 'pending'
+        check (status in ('pending', 'queued', 'running', 'succeeded', 'failed')),
+    attempt int not null default 0,
+    error text,
+    task_id text,
+    queued_at timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    http_status int,
+    title text,
+    description text,
+    canonical text,
+    language text,
+    open_graph jsonb,
+    twitter jsonb,
+    icons jsonb,
+    json_ld_types jsonb,
+    robots text,
+    links_internal int,
+    links_external int,
+    links_nofollow int,
+    bytes int,
+    truncated bool,
+    unique nulls not distinct (site_id, url)
+);
+create index pages_of_run on pages (site_id, run, status);
+create index pages_by_site on pages (site_id, id);
+create index pages_by_status on pages (status, id);
+";
+
+/// Where a site or a page stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Known, and not yet in the hands of the broker. Of a site: waits for the next sweep.
+    Pending,
+    /// Waits for a worker, for the first time or again. A site is never queued, its pages are.
+    Queued,
+    /// A worker reads it. Of a site: a run over its pages is under way.
+    Running,
+    /// Read and stored. Of a site: its last run came to an end, whatever became of single pages.
+    Succeeded,
+    /// Given up, for the reason in `error`. Of a site: its own page could not be read.
+    Failed,
+}
+
+/// What a page row is set to when a new run finds it; `excluded` is the row that the statement
+/// wanted to insert. The metadata stay those of the last success until there are newer ones.
+macro_rules! reset_page {
+    () => {
+        "run = excluded.run, depth = excluded.depth, status = 'pending', attempt = 0, \
+         error = null, task_id = null, queued_at = null, started_at = null, finished_at = null, \
+         updated_at = now()"
+    };
+}
+pub(crate) use reset_page;

@@ -1,0 +1,219 @@
+//! A page, and how it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    http::StatusCode,
+    response::{Html, IntoResponse, Redirect},
+    routing::get,
+};
+use tokio::sync::Semaphore;
+use umbel_proto::TaskState;
+use umbel_tasks::{PageCounts, ScrapePage, Status, SweepSites};
+use umbel_tests::eventually::{eventually, within};
+
+use super::{Counter, House, PATIENCE, Web, html};
+
+fn alone(url: &str) -> ScrapePage {
+    ScrapePage { url: url.parse().unwrap(), page: None }
+}
+
+fn ok(title: &str, links: &[&str]) -> Html<String> {
+    Html(html(title, links))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_not_there_fails_and_its_site_goes_on() {
+    let index = ok("index", &["/there", "/gone"]);
+    let web = Web::serve(
+        Router::new()
+            .route("/", get(async || index))
+            .route("/there", get(async || ok("there", &[]))),
+    )
+    .await;
+    let house = House::start().await;
+    let worker = house.worker(2);
+    let put = house.put(web.url.as_str(), 3, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!((site.status, site.error), (Status::Succeeded, None));
+    assert_eq!(site.pages, PageCounts { succeeded: 2, failed: 1, ..PageCounts::default() });
+    let gone = house.page(&web.at("gone")).await;
+    assert_eq!((gone.status, gone.attempt), (Status::Failed, 1), "no attempt could mend it");
+    assert_eq!(gone.error.as_deref(), Some("the host answers with status 404"));
+    assert!(gone.finished_at.is_some() && gone.title.is_none());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_whose_own_page_fails_has_failed() {
+    let web = Web::serve(Router::new()).await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    let put = house.put(web.url.as_str(), 3, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!(site.status, Status::Failed);
+    assert_eq!(site.error.as_deref(), Some("the host answers with status 404"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_in_trouble_is_tried_until_it_succeeds_and_its_row_tells_of_it() {
+    let (asked, gate) = (Counter::default(), Arc::new(Semaphore::new(0)));
+    let (count, opened) = (asked.clone(), gate.clone());
+    let answer = async move || {
+        if count.next() < 3 {
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+        let _ = opened.acquire().await;
+        ok("at last", &[]).into_response()
+    };
+    let web = Web::serve(Router::new().route("/", get(answer))).await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    house.put(web.url.as_str(), 3, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    // The third answer waits for us.
+    within(PATIENCE, "the third attempt", async || (asked.get() == 3).then_some(())).await;
+    let page = house.page(web.url.as_str()).await;
+    assert_eq!((page.status, page.attempt), (Status::Running, 3));
+    assert_eq!(page.error.as_deref(), Some("the host answers with status 500"));
+    gate.add_permits(1);
+    let page = house.ended(web.url.as_str()).await;
+    assert_eq!((page.status, page.attempt, page.error), (Status::Succeeded, 3, None));
+    assert_eq!(page.title.as_deref(), Some("at last"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_asks_for_patience_burns_no_attempt() {
+    let asked = Counter::default();
+    let count = asked.clone();
+    let answer = async move || {
+        if count.next() < 3 {
+            return (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "1")]).into_response();
+        }
+        ok("at last", &[]).into_response()
+    };
+    let web = Web::serve(Router::new().route("/", get(answer))).await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    house.client.enqueue(alone(web.url.as_str())).max_attempts(1).await.unwrap();
+    let page = house.ended(web.url.as_str()).await;
+    assert_eq!((page.status, page.attempt), (Status::Succeeded, 1));
+    assert_eq!(asked.get(), 3);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_of_a_private_network_fails_with_a_sentence() {
+    let house = House::with(&[]).await;
+    let worker = house.worker(1);
+    let put = house.put("http://127.0.0.1/", 3, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    let refused = "`127.0.0.1` does not lead to a public address";
+    assert_eq!((site.status, site.error.as_deref()), (Status::Failed, Some(refused)));
+    let page = house.page("http://127.0.0.1/").await;
+    assert_eq!((page.status, page.error.as_deref()), (Status::Failed, Some(refused)));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_takes_too_long_fails_for_good_with_its_task() {
+    let web =
+        Web::serve(Router::new().route("/", get(async || std::future::pending::<()>().await)))
+            .await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    let limit = Duration::from_millis(300);
+    let task = alone(web.url.as_str());
+    let handle = house.client.enqueue(task).time_limit(limit).max_attempts(1).await.unwrap();
+    let page = house.ended(web.url.as_str()).await;
+    assert_eq!((page.status, page.site_id), (Status::Failed, None));
+    assert_eq!(page.error.as_deref(), Some("ran longer than its limit of 300ms"));
+    assert_eq!(page.task_id.as_deref(), Some(handle.id().as_str()));
+    eventually("the task has failed", async || {
+        let record = handle.record().await.unwrap()?;
+        (record.state == TaskState::Failed).then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_asked_for_by_itself_is_read_each_time_and_leads_nowhere() {
+    let asked = Counter::default();
+    let count = asked.clone();
+    let answer = async move || ok(&format!("the {}.", count.next()), &["/further"]);
+    let web = Web::serve(Router::new().route("/", get(answer))).await;
+    let house = House::start().await;
+    let worker = house.worker(2);
+    for time in 1..=2 {
+        let handle = house.client.enqueue(alone(web.url.as_str())).await.unwrap();
+        let output = house.output(handle.id().clone()).await;
+        let page = house.page(web.url.as_str()).await;
+        assert_eq!((page.id, page.site_id), (output.id, None));
+        assert_eq!(page.title, Some(format!("the {time}.")));
+        assert_eq!(page.title, output.title);
+    }
+    assert_eq!(house.pages().await.len(), 1);
+    assert!(house.sites().await.is_empty());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_no_row_can_bear_fails_and_leaves_no_row() {
+    let house = House::start().await;
+    let worker = house.worker(1);
+    for url in ["ftp://127.0.0.1/", "http://ann:secret@127.0.0.1/"] {
+        let handle = house.client.enqueue(alone(url)).await.unwrap();
+        let error = handle.wait(PATIENCE).await.unwrap_err().to_string();
+        assert!(error.contains("failed") && !error.contains("secret"), "{error}");
+    }
+    let long = format!("http://127.0.0.1/{}", "a".repeat(5000));
+    let handle = house.client.enqueue(alone(&long)).await.unwrap();
+    assert!(handle.wait(PATIENCE).await.unwrap_err().to_string().contains("2048 bytes"));
+    assert!(house.pages().await.is_empty());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_is_where_its_own_page_leads_to_and_ends_where_others_lead_away() {
+    let away = Web::serve(
+        Router::new()
+            .route("/elsewhere", get(async || ok("elsewhere", &["/trap"])))
+            .route("/trap", get(async || ok("trap", &[]))),
+    )
+    .await;
+    let leave = away.at("elsewhere");
+    let home = Web::serve(
+        Router::new()
+            .route("/", get(async || ok("home", &["/further", "/leave"])))
+            .route("/further", get(async || ok("further", &[])))
+            .route("/leave", get(async move || Redirect::temporary(&leave))),
+    )
+    .await;
+    let moved_to = home.url.to_string();
+    let old =
+        Web::serve(Router::new().route("/", get(async move || Redirect::permanent(&moved_to))))
+            .await;
+    let house = House::start().await;
+    let worker = house.worker(2);
+    let put = house.put(old.url.as_str(), 5, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    house.scraped(put.id).await;
+    let mut found: Vec<_> = house.pages().await.into_iter().map(|p| (p.url, p.title)).collect();
+    found.sort_unstable();
+    let mut expected = [
+        (old.url.to_string(), "home"),
+        (home.at("further"), "further"),
+        (home.at("leave"), "elsewhere"),
+    ]
+    .map(|(url, title)| (url, Some(title.to_owned())));
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    worker.stop().await;
+}
