@@ -8,14 +8,15 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use redis::{Cmd, FromRedisValue, ScriptInvocation, aio::ConnectionManager, cmd};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation, aio::ConnectionManager, cmd,
+};
 use umbel_proto::QueueName;
 
 use crate::{
     BrokerError, BrokerSettings,
     connection::Connector,
     keys::{self, Shard},
-    script,
 };
 
 /// How long readiness may take; a health check that waits longer is itself a failure.
@@ -24,7 +25,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// Enqueues tasks and looks at them.
 #[derive(Clone)]
 pub struct Client {
-    connection: ConnectionManager,
+    connection: Arc<Mutex<ConnectionManager>>,
     connector: Connector,
     /// Queues that this process has entered in the list of queues.
     listed: Arc<Mutex<HashSet<QueueName>>>,
@@ -36,12 +37,14 @@ impl Client {
     /// names.
     pub fn open(settings: &BrokerSettings, role: &str) -> Result<Self, BrokerError> {
         let connector = Connector::new(settings, role)?;
-        Ok(Self { connection: connector.shared()?, connector, listed: Arc::default() })
+        let connection = Arc::new(Mutex::new(connector.shared()?));
+        Ok(Self { connection, connector, listed: Arc::default() })
     }
 
     /// A client with a connection of its own, for a thread that must not wait for this one's.
     pub fn separate(&self) -> Result<Self, BrokerError> {
-        Ok(Self { connection: self.connector.shared()?, ..self.clone() })
+        let connection = Arc::new(Mutex::new(self.connector.shared()?));
+        Ok(Self { connection, ..self.clone() })
     }
 
     /// Whether Redis answers, within a second.
@@ -65,25 +68,41 @@ impl Client {
     }
 
     pub(crate) fn connection(&self) -> ConnectionManager {
-        self.connection.clone()
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The connection comes back by itself when it breaks, but not when it only falls silent, as
+    /// behind a proxy, nor after a refused password: then it is given up for a new one.
+    fn judged<T>(&self, answer: RedisResult<T>) -> Result<T, BrokerError> {
+        answer.map_err(|error| {
+            if error.is_timeout() || error.kind() == ErrorKind::AuthenticationFailed {
+                match self.connector.shared() {
+                    Ok(anew) => {
+                        *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = anew;
+                    }
+                    Err(error) => tracing::error!(%error, "no new connection can be made"),
+                }
+            }
+            BrokerError::from(error)
+        })
     }
 
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BrokerError> {
-        command.query_async(&mut self.connection.clone()).await.map_err(BrokerError::from)
+        self.judged(command.query_async(&mut self.connection()).await)
     }
 
     pub(crate) async fn pipeline<T: FromRedisValue>(
         &self,
         pipeline: &redis::Pipeline,
     ) -> Result<T, BrokerError> {
-        pipeline.query_async(&mut self.connection.clone()).await.map_err(BrokerError::from)
+        self.judged(pipeline.query_async(&mut self.connection()).await)
     }
 
     pub(crate) async fn call<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, BrokerError> {
-        script::run(call, &mut self.connection.clone()).await
+        self.judged(call.invoke_async(&mut self.connection()).await)
     }
 
     /// Enters a queue in the list of queues: inspection and recovery go by it. Once a process where

@@ -10,6 +10,7 @@ use std::{
 };
 
 use redis::{aio::MultiplexedConnection, cmd};
+use tracing::warn;
 
 use crate::{
     BrokerError, Client, Delivery, Held,
@@ -28,6 +29,9 @@ const BLOCK_MARGIN: Duration = Duration::from_secs(2);
 /// How often what Redis thinks we hold is compared with what we hold, while we hold something.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
+/// As many tasks of the largest size as a client's output buffer in Redis bears: 16 MiB.
+const FETCH_MAX: usize = 64;
+
 /// How often in a row a stream may be passed over before it goes first once.
 const PASSED_OVER_MAX: u8 = 12;
 
@@ -44,6 +48,10 @@ pub struct Consumer {
     stop: Stop,
     link: Option<Link>,
     reconciled: Instant,
+    /// The last look found more than there was room for.
+    owed: bool,
+    /// The notes for people are written.
+    introduced: bool,
     passed_over: [u8; 4],
     /// Which shard goes first in the next pass, so that queues of one worker share it.
     turn: usize,
@@ -101,6 +109,8 @@ impl Consumer {
             stop,
             link: None,
             reconciled: Instant::now(),
+            owed: false,
+            introduced: false,
             passed_over: [0; 4],
             turn: 0,
         }
@@ -117,9 +127,11 @@ impl Consumer {
     /// Must not be cancelled: entries may be on their way. After an error the next call connects
     /// again and finds what the broken connection was sent.
     pub async fn fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let fetched = self.try_fetch(free).await;
-        if fetched.is_err() {
-            self.link = None;
+        let fetched = self.try_fetch(free.min(FETCH_MAX)).await;
+        match &fetched {
+            // Only now: what an error half way drops must be found again as a ghost.
+            Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d.key.clone())),
+            Err(_) => self.link = None,
         }
         fetched
     }
@@ -131,12 +143,13 @@ impl Consumer {
                 false
             }
             None => {
+                self.introduce().await?;
                 self.link = Some(self.connect().await?);
                 true
             }
         };
         let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
-        if connected || due {
+        if connected || due || self.owed {
             let ghosts = self.reconcile(free).await?;
             if !ghosts.is_empty() {
                 return Ok(ghosts);
@@ -157,11 +170,30 @@ impl Consumer {
         self.read(&everything, share, Some(BLOCK)).await
     }
 
-    async fn connect(&self) -> Result<Link, BrokerError> {
-        self.client.write_help().await?;
-        for shard in &self.shards {
-            self.client.list_queue(shard).await?;
+    /// Writes what people and other workers go by. A full Redis refuses it, and must be drained
+    /// all the same.
+    async fn introduce(&mut self) -> Result<(), BrokerError> {
+        let mut written = Ok(());
+        if !self.introduced {
+            written = self.client.write_help().await;
         }
+        for shard in &self.shards {
+            // Each time: a Redis that lost its data has lost the list too.
+            written = written.and(self.client.list_queue(shard).await);
+        }
+        match written {
+            Err(error @ BrokerError::Refused(_)) => {
+                warn!(%error, "could not enter the queues in the list of queues; going on");
+                Ok(())
+            }
+            other => {
+                self.introduced = other.is_ok();
+                other
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, BrokerError> {
         let mut connection = self.client.connector().own(BLOCK + BLOCK_MARGIN).await?;
         let name = format!("umbel:worker:{}", self.worker);
         let (id, ()): (i64, ()) = redis::pipe()
@@ -185,12 +217,17 @@ impl Consumer {
     /// What was delivered to this worker and never came: into a connection that died.
     async fn reconcile(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
         let mut ghosts = Vec::new();
+        self.owed = false;
         if let Some(link) = &mut self.link {
             for shard in &self.shards {
                 let room = free.saturating_sub(ghosts.len());
-                let found =
-                    reconcile::ghosts(shard, &self.worker, &self.held, room, &mut link.connection);
-                ghosts.extend(found.await?);
+                let (worker, held) = (&self.worker, &self.held);
+                let found = reconcile::ghosts(shard, worker, held, room, &mut link.connection);
+                let found = found.await?;
+                self.owed |= found.more;
+                ghosts.extend(found.deliveries);
+                // Another worker may have made the groups anew.
+                link.epochs.insert(shard.clone(), found.epoch);
             }
         }
         self.reconciled = Instant::now();
@@ -246,7 +283,6 @@ impl Consumer {
             let epoch = &link.epochs[shard];
             for (entry, fields) in entries {
                 let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
-                self.held.insert(key.clone());
                 deliveries.push(Delivery::read(key, epoch.clone(), &fields));
             }
         }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use umbel_proto::{Body, Envelope, EnvelopeError};
+use umbel_proto::{Body, Envelope, EnvelopeError, Priority, TaskId, envelope::VERSION};
 
 use crate::keys::{Shard, Stream};
 
@@ -31,6 +31,8 @@ pub(crate) struct EntryKey {
 pub struct Delivery {
     pub(crate) key: EntryKey,
     pub(crate) epoch: Arc<Epoch>,
+    /// The field `id` as it came: an entry that is no envelope may still have one.
+    id: String,
     /// What came, or why it cannot be read.
     pub contents: Result<Contents, EnvelopeError>,
 }
@@ -51,13 +53,31 @@ impl Delivery {
                 .find(|(field, _)| field == name.as_bytes())
                 .map(|(_, value)| value.as_slice())
         };
+        let id = field("id").and_then(|id| std::str::from_utf8(id).ok()?.parse::<TaskId>().ok());
         let contents = Envelope::read(field).and_then(|mut envelope| {
-            let body = envelope.body()?;
+            // A newer body may be of any shape; it stays packed for a newer worker.
+            let body =
+                if envelope.version > VERSION { Body::default() } else { envelope.body()? };
             // Unpacked, it would only be held twice.
             envelope.env = Vec::new();
             Ok(Contents { envelope, body })
         });
-        Self { key, epoch, contents }
+        Self { key, epoch, id: id.map(String::from).unwrap_or_default(), contents }
+    }
+
+    /// The task's id, empty where the entry has none.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The priority that the entry waited with, where its stream tells.
+    pub fn priority(&self) -> Option<Priority> {
+        match self.key.stream {
+            Stream::Recovered => None,
+            Stream::High => Some(Priority::High),
+            Stream::Normal => Some(Priority::Normal),
+            Stream::Low => Some(Priority::Low),
+        }
     }
 
     /// The stream's id of the entry, for logs.
@@ -66,7 +86,7 @@ impl Delivery {
     }
 }
 
-/// The entries that this worker knows of: fetched, and their settle not answered yet.
+/// The entries that this worker knows of: handed out by a fetch, their settle not answered yet.
 ///
 /// What Redis thinks the worker holds and is not in here was delivered into a dead connection.
 #[derive(Debug, Clone, Default)]

@@ -13,6 +13,7 @@ use crate::{
     BrokerError, Client, TaskHandle,
     keys::{Shard, Stream},
     script,
+    settle::ttl_s,
 };
 
 /// How many tasks one script call takes: longer scripts would hold up every other client.
@@ -25,7 +26,7 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The longest idempotency key, so that keys cannot fill Redis.
-const IDEMPOTENCY_KEY_LONGEST: usize = 255;
+pub(crate) const IDEMPOTENCY_KEY_LONGEST: usize = 255;
 
 /// A task on its way in, with arguments packed and names checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -142,10 +143,9 @@ struct Sealed {
 impl Sealed {
     fn of(new: &NewTask, now: DateTime<Utc>) -> Result<Self, BrokerError> {
         let key = new.call.idempotency_key.clone().unwrap_or_default();
-        if key.len() > IDEMPOTENCY_KEY_LONGEST {
-            return Err(BrokerError::Settings(format!(
-                "an idempotency key has at most {IDEMPOTENCY_KEY_LONGEST} bytes"
-            )));
+        let given = new.call.idempotency_key.is_some();
+        if given && !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) {
+            return Err(BrokerError::IdempotencyKey);
         }
         let id = TaskId::new(&new.queue, Uuid::now_v7());
         Ok(Self {
@@ -156,7 +156,7 @@ impl Sealed {
             key,
             tracked: new.call.tracked,
             max_attempts: new.call.max_attempts.unwrap_or(new.max_attempts).max(1),
-            ttl_s: new.call.result_ttl.unwrap_or(new.result_ttl).as_secs(),
+            ttl_s: ttl_s(new.call.result_ttl.unwrap_or(new.result_ttl)),
         })
     }
 }
@@ -180,8 +180,10 @@ impl Client {
         Enqueue { client: self.clone(), new, of: PhantomData }
     }
 
-    /// Enqueues many typed tasks in few calls; `.await` the builder. Only their end is written
-    /// unless [`EnqueueMany::tracked`] says otherwise.
+    /// Enqueues many typed tasks in few calls; `.await` the builder for an answer a task: some may
+    /// be refused and others not. Only their end is written unless [`EnqueueMany::tracked`] says
+    /// otherwise. An error of the whole leaves earlier batches of 128 enqueued; with
+    /// [`EnqueueMany::idempotency_keys`] the call can be repeated.
     pub fn enqueue_many<T: Task>(&self, tasks: impl IntoIterator<Item = T>) -> EnqueueMany<T> {
         let new = tasks.into_iter().map(|task| NewTask::of(&task)).collect();
         EnqueueMany { client: self.clone(), new, of: PhantomData }
@@ -370,17 +372,18 @@ impl<T: Task> EnqueueMany<T> {
     }
 }
 
+/// One answer a task, in their order.
+type Answers<O> = Vec<Result<TaskHandle<O>, BrokerError>>;
+
 impl<T: Task> IntoFuture for EnqueueMany<T> {
-    type Output = Result<Vec<TaskHandle<T::Output>>, BrokerError>;
-    type IntoFuture = Enqueued<Vec<TaskHandle<T::Output>>>;
+    type Output = Result<Answers<T::Output>, BrokerError>;
+    type IntoFuture = Enqueued<Answers<T::Output>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let answers = self.client.submit_many(&self.new?).await?;
-            answers
-                .into_iter()
-                .map(|answer| Ok(TaskHandle::new(self.client.clone(), answer?.id)))
-                .collect()
+            let handle = |submitted: Submitted| TaskHandle::new(self.client.clone(), submitted.id);
+            Ok(answers.into_iter().map(|answer| answer.map(handle)).collect())
         })
     }
 }

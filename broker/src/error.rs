@@ -25,6 +25,9 @@ pub enum BrokerError {
     /// The idempotency key was used for another call.
     #[error("idempotency key `{key}` was used for another call")]
     KeyConflict { key: String },
+    /// The idempotency key is empty or too long.
+    #[error("an idempotency key has 1 to {} bytes", crate::enqueue::IDEMPOTENCY_KEY_LONGEST)]
+    IdempotencyKey,
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] NameError),

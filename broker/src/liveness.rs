@@ -7,6 +7,9 @@ use redis::cmd;
 
 use crate::{BrokerError, Client, keys, script};
 
+/// The cause of a worker's end that is no death: it signed off.
+pub const DRAINED: &str = "drained";
+
 /// What a heartbeat was answered with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heartbeat {
@@ -68,7 +71,7 @@ impl Client {
 
     /// A worker's own word that it is gone: what it may still hold is recovered at once.
     pub async fn sign_off(&self, worker: &str, now: DateTime<Utc>) -> Result<(), BrokerError> {
-        let tombstone = format!("dead {} drained", now.timestamp_millis());
+        let tombstone = format!("dead {} {DRAINED}", now.timestamp_millis());
         let mut gone = redis::pipe();
         gone.hset(keys::heartbeat(), worker, tombstone).ignore();
         gone.hdel(keys::worker_info(), worker).ignore();

@@ -45,6 +45,15 @@ pub(crate) async fn pending(
     Ok(Pending { epoch: Arc::new(epoch), entries })
 }
 
+/// Entries that were delivered and never came.
+pub(crate) struct Ghosts {
+    pub deliveries: Vec<Delivery>,
+    /// There are more than there was room for.
+    pub more: bool,
+    /// What is read now belongs to.
+    pub epoch: Arc<Epoch>,
+}
+
 /// Takes in hand at most `room` entries that were delivered to this worker and never came.
 ///
 /// Only what memory knew neither when the question was sent nor when its answer is handled is a
@@ -56,7 +65,7 @@ pub(crate) async fn ghosts(
     held: &Held,
     room: usize,
     connection: &mut impl ConnectionLike,
-) -> Result<Vec<Delivery>, BrokerError> {
+) -> Result<Ghosts, BrokerError> {
     let known = held.keys();
     let pending = pending(shard, worker, connection).await?;
     let mut unknown: Vec<EntryKey> = pending
@@ -65,6 +74,7 @@ pub(crate) async fn ghosts(
         .filter(|key| !known.contains(key) && !held.contains(key))
         .collect();
     unknown.sort_by(|a, b| a.entry.cmp(&b.entry));
+    let more = unknown.len() > room;
     let mut adopted = Vec::new();
     for key in unknown.into_iter().take(room) {
         let stream = shard.ready(key.stream);
@@ -76,7 +86,6 @@ pub(crate) async fn ghosts(
             .await?;
         match found.into_iter().next() {
             Some((_, fields)) => {
-                held.insert(key.clone());
                 adopted.push(Delivery::read(key, pending.epoch.clone(), &fields));
             }
             None => {
@@ -89,5 +98,5 @@ pub(crate) async fn ghosts(
     if !adopted.is_empty() {
         warn!(queue.name = %shard.queue(), count = adopted.len(), "took in tasks that were delivered into a dead connection");
     }
-    Ok(adopted)
+    Ok(Ghosts { deliveries: adopted, more, epoch: pending.epoch })
 }

@@ -12,6 +12,15 @@ use crate::{
     reconcile, script,
 };
 
+/// The longest that the state of an ended task is kept: Redis refuses absurd times to live, and a
+/// settle must not fail half way.
+const RESULT_TTL_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+
+/// A time to live as Redis takes it, in whole seconds.
+pub(crate) fn ttl_s(ttl: Duration) -> u64 {
+    ttl.min(RESULT_TTL_MAX).as_secs()
+}
+
 /// What becomes of a task after a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -132,10 +141,10 @@ impl Client {
             let (verb, a, b) = verdict.words(now);
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
-                .arg(envelope.map_or("", |envelope| envelope.id.as_str()))
+                .arg(delivery.id())
                 .arg(verb)
                 .arg(u8::from(contents.is_some_and(|contents| contents.body.tracked)))
-                .arg(terms.result_ttl.as_secs())
+                .arg(ttl_s(terms.result_ttl))
                 .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
                 .arg(Stream::from(terms.priority).key_index())
                 .arg(envelope.map_or(0, |envelope| envelope.attempt))
@@ -212,7 +221,7 @@ impl Client {
             let envelope = delivery.contents.as_ref().ok().map(|contents| &contents.envelope);
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
-                .arg(envelope.map_or("", |envelope| envelope.id.as_str()))
+                .arg(delivery.id())
                 .arg(envelope.map_or(0, |envelope| envelope.attempt));
         }
         answers(self.call(&call).await?, batch.len())
@@ -235,7 +244,7 @@ impl Client {
         let mut valid = Vec::new();
         for mut item in items {
             let held_here = delivery(&mut item);
-            let id = held_here.contents.as_ref().map_or("", |c| c.envelope.id.as_str());
+            let id = held_here.id();
             if pending.entries.get(&held_here.key).is_some_and(|there| there == id) {
                 held_here.epoch = pending.epoch.clone();
                 valid.push(item);

@@ -45,7 +45,7 @@ impl Settler {
     /// Queues the end of a run; waits while the queue is full.
     pub async fn settle(&self, settlement: Settlement) {
         if self.queue.send(settlement).await.is_err() {
-            // The entry stays pending and is recovered after the lease: nothing is lost.
+            // The entry stays pending, and is recovered once this worker has ended.
             error!("a run ended after its settler had stopped; it will run again");
         }
     }
@@ -119,8 +119,7 @@ impl Loop {
         // Known until answered: only now may reconciling take such an entry for a ghost.
         self.held.remove(group.iter().map(|settlement| &settlement.delivery.key));
         for (settlement, answer) in group.iter().zip(answers) {
-            let contents = settlement.delivery.contents.as_ref().ok();
-            let id = contents.map_or("", |contents| contents.envelope.id.as_str());
+            let id = settlement.delivery.id();
             let entry = settlement.delivery.entry();
             match answer {
                 Answer::Settled => {}

@@ -54,9 +54,11 @@ impl<O> TaskHandle<O> {
 }
 
 impl<O: DeserializeOwned> TaskHandle<O> {
-    /// Waits for the end of the task, at most `longest`.
+    /// Waits for the end of the task, at most `longest`. Of a task that keeps no result
+    /// (`result_ttl` zero) no end can be seen.
     pub async fn wait(&self, longest: Duration) -> Result<O, WaitError> {
-        let deadline = Instant::now() + longest;
+        // `None`: so far away that it never comes.
+        let deadline = Instant::now().checked_add(longest);
         let mut pause = FIRST_LOOK;
         loop {
             let looked = self.record().await;
@@ -71,7 +73,9 @@ impl<O: DeserializeOwned> TaskHandle<O> {
                     }
                 };
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(Duration::MAX, |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
             match looked {
                 // The task goes on while Redis is away; only the end of the wait makes it an error.
                 Err(error) if left.is_zero() || !error.is_transient() => return Err(error.into()),

@@ -103,7 +103,7 @@ impl TaskOptions {
     }
 
     /// How long state and result stay readable after the end. Default 24 h. Zero keeps nothing.
-    /// Whole seconds; less than one second counts as zero.
+    /// Whole seconds; less than one counts as zero, more than ten years as ten.
     pub const fn result_ttl(mut self, ttl: Duration) -> Self {
         self.result_ttl = ttl;
         self

@@ -97,34 +97,42 @@ pub(crate) async fn enqueue_pending(
         // A crash before this line: nobody has enqueued them. After it: they are enqueued, and
         // their rows are pending or, where a worker was faster than us, running. Both times the
         // next one to come here finds the pending ones and gives them the same keys.
-        let handles = enqueue(client, &mut tasks).await?;
-        let taken: Vec<_> =
-            tasks.iter().map(|(page, _)| *page).zip(handles.iter().map(TaskHandle::id)).collect();
+        let (handles, refused) = enqueue(client, &tasks).await?;
+        let taken: Vec<_> = handles.iter().map(|(page, handle)| (*page, handle.id())).collect();
         pages.queued(&taken).await?;
         enqueued += taken.len() as u64;
+        refused?;
         if is_last {
             return Ok(enqueued);
         }
     }
 }
 
-/// Enqueues tasks, and drops those that the broker has under the same key with other arguments.
+type Taken = Vec<(PageRun, TaskHandle<ScrapedPage>)>;
+
+/// Enqueues tasks; tells those that the broker has taken, and why it refused another.
 async fn enqueue(
     client: &Client,
-    tasks: &mut Vec<(PageRun, ScrapePage)>,
-) -> Result<Vec<TaskHandle<ScrapedPage>>, BrokerError> {
-    loop {
-        let enqueued = client
-            .enqueue_many(tasks.iter().map(|(_, task)| task.clone()))
-            .tracked()
-            .idempotency_keys(|place| key_of(tasks[place].0))
-            .await;
-        let Err(BrokerError::KeyConflict { key: taken }) = enqueued else { return enqueued };
-        // Another release enqueued it and packs its arguments in another way. It will run, and
-        // must not keep all others from being enqueued.
-        warn!(key = taken, "a page was enqueued by another release; leaving it to its task");
-        tasks.retain(|(page, _)| key_of(*page) != taken);
+    tasks: &[(PageRun, ScrapePage)],
+) -> Result<(Taken, Result<(), BrokerError>), BrokerError> {
+    let answers = client
+        .enqueue_many(tasks.iter().map(|(_, task)| task.clone()))
+        .tracked()
+        .idempotency_keys(|place| key_of(tasks[place].0))
+        .await?;
+    let (mut taken, mut refused) = (Vec::with_capacity(tasks.len()), Ok(()));
+    for ((page, _), answer) in tasks.iter().zip(answers) {
+        match answer {
+            Ok(handle) => taken.push((*page, handle)),
+            // Another release enqueued it and packs its arguments in another way. It will run, and
+            // must not keep all others from being enqueued.
+            Err(BrokerError::KeyConflict { key }) => {
+                warn!(key, "a page was enqueued by another release; leaving it to its task");
+            }
+            Err(error) => refused = Err(error),
+        }
     }
+    Ok((taken, refused))
 }
 
 fn key_of(page: PageRun) -> String {

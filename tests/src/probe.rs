@@ -23,6 +23,8 @@ pub enum Act {
     FailFirst(u32),
     Fatal(String),
     Panic(String),
+    /// Never ends by itself, and panics when it is ended.
+    PanicWhenDropped,
     /// Never ends by itself.
     Hang,
     /// Snoozes in its first run for so many milliseconds, then succeeds.
@@ -111,6 +113,10 @@ impl Handler<Record> for Probe {
             Act::FailFirst(_) => {}
             Act::Fatal(error) => return Err(TaskError::fatal(error)),
             Act::Panic(message) => panic!("{message}"),
+            Act::PanicWhenDropped => {
+                let _bomb = Bomb;
+                std::future::pending().await
+            }
             Act::Hang => std::future::pending().await,
             Act::Snooze(ms) if runs_before == 0 => {
                 return Err(TaskError::snooze(Duration::from_millis(ms)));
@@ -124,6 +130,14 @@ impl Handler<Record> for Probe {
     async fn ended(self, end: &End, ctx: &Context<Record>) -> TaskResult<()> {
         ctx.app().0.ends.lock().unwrap().push((self.name, end.clone()));
         Ok(())
+    }
+}
+
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("dropped");
     }
 }
 

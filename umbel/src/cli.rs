@@ -1,11 +1,11 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{ffi::OsStr, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 use umbel_proto::{Priority, TaskId};
 
-use crate::{roles::Role, settings::Settings, telemetry::Format};
+use crate::{roles::Role, settings::Settings};
 
 /// Typed tasks over Redis Streams: an API, workers and a scheduler.
 #[derive(Debug, Parser)]
@@ -16,14 +16,6 @@ pub(crate) struct Cli {
 
     #[command(flatten)]
     pub settings: Settings,
-
-    /// What is logged: error, warn, info, debug, trace, or a filter like info,umbel_worker=debug
-    #[arg(long, env = "LOG_LEVEL", global = true, default_value = "info")]
-    pub log_level: String,
-
-    /// How it is logged
-    #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = Format::Text)]
-    pub log_format: Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -107,8 +99,19 @@ impl Command {
 
 /// Reads the command line of an application called `name`.
 pub(crate) fn parse(name: &'static str) -> Result<Cli, clap::Error> {
-    let matches = Cli::command().name(name).try_get_matches()?;
+    let matches = without_empty_variables(Cli::command().name(name)).try_get_matches()?;
     Cli::from_arg_matches(&matches)
+}
+
+/// A variable that is set to nothing counts as not set, as in compose files and dashboards.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(Resettable::Reset),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From the command line to the exit code.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    net::{Ipv4Addr, TcpListener as StdListener},
     process::ExitCode,
     time::Duration,
 };
@@ -12,6 +12,7 @@ use tokio::{net::TcpStream, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use umbel_broker::Client;
+use umbel_worker::WorkerError;
 
 use crate::{
     Application,
@@ -49,7 +50,7 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     };
     // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match telemetry::init(&cli.log_level, cli.log_format)
+    match telemetry::init(&cli.settings.log_level, cli.settings.log_format)
         .map_err(anyhow::Error::from)
         .and_then(|()| act(application, cli))
     {
@@ -64,6 +65,7 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
 fn is_usage(error: &anyhow::Error) -> bool {
     error.is::<SettingsError>()
         || error.is::<crate::EnvError>()
+        || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
         || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
 }
@@ -75,7 +77,10 @@ fn act<S: Clone + Send + Sync + 'static>(
     let settings = cli.settings;
     if let Some(role) = cli.command.role() {
         let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
-        return runtime.block_on(roles::run(role, &application, &settings));
+        let ended = runtime.block_on(roles::run(role, &application, &settings));
+        // Not waiting for threads that a task blocks: what it held has been given to others.
+        runtime.shutdown_background();
+        return ended;
     }
     // The rest waits for others: one thread will do.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -226,7 +231,7 @@ async fn dev<S>(
 
 /// Prints, for people and scripts, where everything is, once the API listens.
 async fn tell_where(settings: &Settings, redis_socket: Option<&str>) -> anyhow::Result<()> {
-    let addr = SocketAddr::new(settings.host, settings.port);
+    let addr = settings.addr()?;
     while TcpStream::connect(addr).await.is_err() {
         sleep(READY_LOOK).await;
     }

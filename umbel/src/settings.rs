@@ -15,6 +15,8 @@ use umbel_store::StoreSettings;
 use umbel_worker::WorkerSettings;
 use uuid::Uuid;
 
+use crate::telemetry::Format;
+
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -52,7 +54,8 @@ pub(crate) struct Settings {
 
     /// The address that the API listens on
     #[arg(long, env = "HOST", global = true, default_value = "127.0.0.1")]
-    pub host: IpAddr,
+    // Read where it is used: other programs keep other things in HOST.
+    pub host: String,
 
     /// The port that the API listens on; 0 takes a free one
     #[arg(long, env = "PORT", global = true, default_value_t = 8000)]
@@ -81,6 +84,14 @@ pub(crate) struct Settings {
     /// How long a worker may be silent before the others take its tasks
     #[arg(long, env = "LEASE", global = true, default_value = "15s", value_parser = crate::env::duration)]
     pub lease: Duration,
+
+    /// What is logged: error, warn, info, debug, trace, or a filter like info,umbel_worker=debug
+    #[arg(long, env = "LOG_LEVEL", global = true, default_value = "info")]
+    pub log_level: String,
+
+    /// How it is logged
+    #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = Format::Text)]
+    pub log_format: Format,
 
     /// How long running tasks may go on after a stop was asked for
     #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
@@ -143,8 +154,15 @@ impl Settings {
     }
 
     pub fn api(&self, name: &str) -> Result<ApiSettings, SettingsError> {
-        let addr = SocketAddr::new(self.host, self.port);
-        Ok(ApiSettings { title: name.to_owned(), addr, jwt: self.jwt()? })
+        Ok(ApiSettings { title: name.to_owned(), addr: self.addr()?, jwt: self.jwt()? })
+    }
+
+    /// Where the API listens.
+    pub fn addr(&self) -> Result<SocketAddr, SettingsError> {
+        let host: IpAddr = self.host.parse().map_err(|_| {
+            SettingsError(format!("HOST must be an IP address to listen on, not `{}`", self.host))
+        })?;
+        Ok(SocketAddr::new(host, self.port))
     }
 
     pub fn worker(&self) -> Result<WorkerSettings, SettingsError> {
@@ -199,7 +217,9 @@ impl Settings {
         ];
         let fixed = [
             ("DATABASE_MAX_CONNECTIONS", self.database_max_connections.to_string()),
-            ("HOST", self.host.to_string()),
+            ("HOST", self.host.clone()),
+            ("LOG_LEVEL", self.log_level.clone()),
+            ("LOG_FORMAT", self.log_format.as_str().to_owned()),
             ("PORT", self.port.to_string()),
             ("CONCURRENCY", self.concurrency.to_string()),
             ("LEASE", format!("{}ms", self.lease.as_millis())),

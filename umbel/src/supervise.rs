@@ -50,41 +50,25 @@ pub(crate) enum SuperviseError {
     },
 }
 
-/// Keeps the three roles running until `shutdown`; then ends API and beat, so that nothing new
-/// comes in, and after them the worker.
+/// Keeps the three roles running until `shutdown`, then asks all of them to end at once: they
+/// share one grace time of the platform, and what the API still enqueues waits in Redis.
 pub(crate) async fn supervise(
     settings: &Settings,
     shutdown: CancellationToken,
 ) -> Result<(), SuperviseError> {
-    let stop_inflow = CancellationToken::new();
-    let stop_worker = CancellationToken::new();
+    let stop = shutdown.child_token();
     let mut keepers = JoinSet::new();
-    for (role, stop) in
-        [(Role::Worker, &stop_worker), (Role::Beat, &stop_inflow), (Role::Api, &stop_inflow)]
-    {
+    for role in [Role::Api, Role::Beat, Role::Worker] {
         let keeper = Keeper { role, settings: settings.clone(), deaths: 0 };
         keepers.spawn(keeper.run(stop.clone()));
     }
-    let mut first_error = tokio::select! {
-        () = shutdown.cancelled() => Ok(()),
-        Some(ended) = keepers.join_next() => flatten(ended),
-    };
-    info!("stopping: api and beat first, then the worker");
-    stop_inflow.cancel();
-    while keepers.len() > 1 {
-        // The last one is the worker's, which ends only when it is told to.
-        if let Some(ended) = keepers.join_next().await {
-            first_error = first_error.and(flatten(ended));
-        }
-        if first_error.is_err() {
-            break;
-        }
-    }
-    stop_worker.cancel();
+    let mut result = Ok(());
     while let Some(ended) = keepers.join_next().await {
-        first_error = first_error.and(flatten(ended));
+        // A keeper ends only when it was asked to, or when its role can never run.
+        stop.cancel();
+        result = result.and(flatten(ended));
     }
-    first_error
+    result
 }
 
 fn flatten(

@@ -15,6 +15,15 @@ pub(crate) enum Format {
     Json,
 }
 
+impl Format {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// Starts logging. `RUST_LOG` goes before `level`.
 pub(crate) fn init(level: &str, format: Format) -> Result<(), SettingsError> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());

@@ -82,7 +82,11 @@ impl Executor {
             };
             let settlement = settlement(delivery, outcome, Some((options, started)), jitter);
             report(&settlement.verdict, &run);
-            if let (Some(bounded), Some(end)) = (bounded, end_of(&settlement.verdict)) {
+            // Once: should telling be what kills, the next death ends it without.
+            let may_tell = envelope.crashes <= CRASH_LIMIT;
+            if let (true, Some(bounded), Some(end)) =
+                (may_tell, bounded, end_of(&settlement.verdict))
+            {
                 tell(bounded, &body.args, &end, run).await;
             }
             settlement
@@ -93,14 +97,19 @@ impl Executor {
 
     /// The handler under its time limit, with panics caught and the drain heeded.
     async fn guarded(&self, bounded: &Bounded, args: &[u8], run: Run, limit: Duration) -> Outcome {
-        let guarded = AssertUnwindSafe(bounded.handler.run(args, run)).catch_unwind();
-        let ended = self.aborted.run_until_cancelled(timeout(limit, guarded)).await;
-        match ended {
-            Some(Ok(Ok(outcome))) => outcome,
-            Some(Ok(Err(panic))) => Outcome::Panicked { message: panic_message(&*panic) },
-            Some(Err(_)) => Outcome::TimedOut { limit },
-            None => Outcome::Drained,
-        }
+        // The guard is outside of all: what is dropped at the limit may panic as well.
+        let limited = async {
+            let run = timeout(limit, bounded.handler.run(args, run));
+            match self.aborted.run_until_cancelled(run).await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(_)) => Outcome::TimedOut { limit },
+                None => Outcome::Drained,
+            }
+        };
+        AssertUnwindSafe(limited)
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Outcome::Panicked { message: panic_message(&*panic) })
     }
 }
 
@@ -115,7 +124,8 @@ fn settlement(
     let (terms, history) = match &delivery.contents {
         Ok(Contents { envelope, body }) => (
             Terms {
-                priority: body.priority(&options),
+                // Where the task is not known here, only its stream tells its priority.
+                priority: body.priority.or(delivery.priority()).unwrap_or(options.priority),
                 max_attempts: body.max_attempts(&options),
                 result_ttl: body.result_ttl(&options),
                 started: run.map(|(_, started)| started).filter(|_| !never_ran),
@@ -130,7 +140,7 @@ fn settlement(
             Terms {
                 priority: options.priority,
                 max_attempts: 1,
-                result_ttl: Duration::ZERO,
+                result_ttl: options.result_ttl,
                 started: None,
             },
             History { attempt: 1, max_attempts: 1, age: Duration::ZERO },
@@ -157,14 +167,14 @@ fn end_of(verdict: &Verdict) -> Option<End> {
 }
 
 async fn tell(bounded: &Bounded, args: &[u8], end: &End, run: Run) {
-    let told = AssertUnwindSafe(bounded.handler.ended(args, end, run)).catch_unwind();
-    match timeout(ENDED_LIMIT, told).await {
+    let limited = async { timeout(ENDED_LIMIT, bounded.handler.ended(args, end, run)).await };
+    match AssertUnwindSafe(limited).catch_unwind().await {
         Ok(Ok(Ok(()))) => {}
         Ok(Ok(Err(error))) => error!(error, "`ended` failed; the end stands"),
-        Ok(Err(panic)) => {
+        Ok(Err(_)) => error!("`ended` took longer than {ENDED_LIMIT:?}; the end stands"),
+        Err(panic) => {
             error!(error = panic_message(&*panic), "`ended` panicked; the end stands");
         }
-        Err(_) => error!("`ended` took longer than {ENDED_LIMIT:?}; the end stands"),
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Pulse {
     pub beats: watch::Receiver<Option<(Instant, HashMap<String, Beat>)>>,
     /// This worker was declared dead.
     pub fenced: CancellationToken,
+    /// Nobody beats any more, for whatever reason.
+    pub ended: CancellationToken,
 }
 
 /// When an answered beat was sent, by both clocks: the monotonic one stands still while a virtual
@@ -81,11 +83,18 @@ impl Heart {
             beats,
             fenced: CancellationToken::new(),
         };
-        let pulse = Pulse { last: heart.last.clone(), beats: seen, fenced: heart.fenced.clone() };
+        let ended = CancellationToken::new();
+        let pulse = Pulse {
+            last: heart.last.clone(),
+            beats: seen,
+            fenced: heart.fenced.clone(),
+            ended: ended.clone(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let thread = thread::Builder::new()
-            .name("heartbeat".to_owned())
-            .spawn(move || runtime.block_on(heart.run(stop)))?;
+        let thread = thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+            let _told_at_the_end = ended.drop_guard();
+            runtime.block_on(heart.run(stop));
+        })?;
         Ok((pulse, thread))
     }
 
@@ -93,10 +102,7 @@ impl Heart {
         // A connection belongs to the runtime that made it; the worker's may be blocked.
         match self.client.separate() {
             Ok(client) => self.client = client,
-            Err(error) => {
-                error!(%error, "no heartbeat");
-                return self.fenced.cancel();
-            }
+            Err(error) => return error!(%error, "no heartbeat"),
         }
         let mut answered = true;
         while !stop.is_cancelled() && !self.fenced.is_cancelled() {

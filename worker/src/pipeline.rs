@@ -81,6 +81,7 @@ impl Pipeline {
         if fetched.is_empty() {
             return Ok(());
         }
+        let started = self.started(fetched, stop).await;
         // Without an answered heartbeat these may be another's by now; a stop gives them back.
         while !self.pulse.is_fresh() && !stop.is_cancelled() && !self.pulse.fenced.is_cancelled() {
             sleep(STALE_PULSE_LOOK).await;
@@ -90,27 +91,32 @@ impl Pipeline {
             return Ok(());
         }
         if stop.is_cancelled() {
-            self.give_back(fetched).await;
+            self.give_back(started).await;
             return Ok(());
         }
-        for delivery in self.started(fetched).await {
+        for delivery in started {
             let Some(permit) = permits.pop() else { break };
             self.spawn(delivery, permit);
         }
         Ok(())
     }
 
-    /// Writes that the tracked ones run; Redis is asked again until it answers.
-    async fn started(&self, mut deliveries: Vec<Delivery>) -> Vec<Delivery> {
+    /// Writes that the tracked ones run; Redis is asked again until it answers or a stop comes.
+    async fn started(
+        &self,
+        mut deliveries: Vec<Delivery>,
+        stop: &CancellationToken,
+    ) -> Vec<Delivery> {
         let mut pause = RETRY_FIRST;
         loop {
             let answer = self.client.start(&self.worker, &self.held, deliveries, Utc::now()).await;
             match answer {
                 Ok(started) => return started,
+                Err((again, _)) if stop.is_cancelled() => return again,
                 Err((again, error)) => {
                     warn!(%error, "could not start tasks; trying again in {pause:?}");
                     deliveries = again;
-                    sleep(pause).await;
+                    stop.run_until_cancelled(sleep(pause)).await;
                     pause = (pause * 2).min(RETRY_LONGEST);
                 }
             }

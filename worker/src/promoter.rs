@@ -29,40 +29,48 @@ impl Promoter {
         let mut pause = Duration::ZERO;
         while stop.run_until_cancelled(sleep(pause)).await.is_some() {
             let now = Utc::now();
-            pause = match self.step(now).await {
-                Ok(next_due) => pause_until(next_due, now),
-                Err(error) => {
-                    warn!(%error, "could not move due tasks; trying again in {TICK_EVERY:?}");
-                    TICK_EVERY
-                }
-            };
+            pause = pause_until(self.step(now).await, now);
         }
     }
 
     /// Moves all that is due; tells when the next is.
-    pub async fn step(&self, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>, BrokerError> {
-        let mut next: Option<DateTime<Utc>> = None;
+    pub async fn step(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut next = None;
         for shard in &self.shards {
-            loop {
-                let tick = self.client.tick(shard, now).await?;
-                if tick.is_full() {
-                    continue;
+            match self.move_due(shard, now).await {
+                Ok(next_due) => next = next.into_iter().chain(next_due).min(),
+                // The other queues' tasks must not wait for this one.
+                Err(error) => {
+                    warn!(queue.name = %shard.queue(), %error, "could not move due tasks; trying again in {TICK_EVERY:?}");
                 }
-                match tick {
-                    Tick::Moved { gone, next_due, .. } => {
-                        if gone > 0 {
-                            error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
-                        }
-                        next = next.into_iter().chain(next_due).min();
-                    }
-                    Tick::Skewed { redis } => {
-                        error!(queue.name = %shard.queue(), %redis, here = %now, "the clocks here and of redis differ by more than 5 s; delayed tasks wait");
-                    }
-                }
-                break;
             }
         }
-        Ok(next)
+        next
+    }
+
+    async fn move_due(
+        &self,
+        shard: &Shard,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, BrokerError> {
+        loop {
+            let tick = self.client.tick(shard, now).await?;
+            let is_full = tick.is_full();
+            match tick {
+                Tick::Moved { gone, next_due, .. } => {
+                    if gone > 0 {
+                        error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
+                    }
+                    if !is_full {
+                        return Ok(next_due);
+                    }
+                }
+                Tick::Skewed { redis } => {
+                    error!(queue.name = %shard.queue(), %redis, here = %now, "the clocks here and of redis differ by more than 5 s; delayed tasks wait");
+                    return Ok(None);
+                }
+            }
+        }
     }
 }
 

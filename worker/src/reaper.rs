@@ -1,6 +1,6 @@
 //! Watches the other workers, declares the silent ones dead, and gives their tasks to the living.
 //!
-//! No wall clock decides: a counter that did not change over a whole lease of this worker's own
+//! No wall clock decides who is dead: a counter that did not change over a whole lease of this worker's own
 //! monotonic time, in enough answers, is silent.
 
 use std::{
@@ -11,7 +11,11 @@ use std::{
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use umbel_broker::{BrokerError, Client, keys::Shard, liveness::Beat};
+use umbel_broker::{
+    BrokerError, Client,
+    keys::Shard,
+    liveness::{Beat, DRAINED},
+};
 
 use crate::heartbeat::Pulse;
 
@@ -70,7 +74,13 @@ impl Reaper {
     ) -> Result<(), BrokerError> {
         let mut consumers = BTreeSet::new();
         for shard in &self.shards {
-            consumers.extend(self.client.consumers(shard).await?);
+            match self.client.consumers(shard).await {
+                Ok(names) => consumers.extend(names),
+                // The other queues' dead must not wait for this one.
+                Err(error) => {
+                    warn!(queue.name = %shard.queue(), %error, "could not see who reads the queue");
+                }
+            }
         }
         consumers.remove(&self.worker);
         for (worker, observed) in self.observations.note(at, beats, &consumers, &self.worker) {
@@ -78,15 +88,16 @@ impl Reaper {
                 self.client.declare_dead(&worker, &observed, "silent", Utc::now()).await?;
             if declared {
                 error!(worker, "declared dead: silent for a lease; its tasks are run again");
-                self.recover(&worker).await?;
+                self.recover(&worker, true).await;
             }
         }
         // A level, not an edge: a read that was still blocked when its consumer was deleted makes
         // the consumer again and takes an entry.
         for (worker, beat) in beats {
-            if let Beat::Dead { at, .. } = beat {
+            if let Beat::Dead { at, cause } = beat {
                 if consumers.contains(worker) {
-                    self.recover(worker).await?;
+                    // Who signed off held nothing that could have killed it.
+                    self.recover(worker, cause != DRAINED).await;
                 } else if Utc::now() - *at > TOMBSTONE_KEPT {
                     self.client.forget_worker(worker).await?;
                 }
@@ -95,22 +106,32 @@ impl Reaper {
         Ok(())
     }
 
-    async fn recover(&self, worker: &str) -> Result<(), BrokerError> {
+    async fn recover(&self, worker: &str, charged: bool) {
         for shard in &self.shards {
-            loop {
-                let done = self.client.recover(shard, worker, true).await?;
-                if done.added > 0 {
-                    info!(worker, queue.name = %shard.queue(), count = done.added, "tasks of a dead worker wait again");
-                }
-                if done.gone > 0 {
-                    error!(worker, queue.name = %shard.queue(), gone = done.gone, "held tasks had no body; redis lost data");
-                }
-                if !done.more {
-                    break;
-                }
+            if let Err(error) = self.recover_shard(shard, worker, charged).await {
+                warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next beat");
             }
         }
-        Ok(())
+    }
+
+    async fn recover_shard(
+        &self,
+        shard: &Shard,
+        worker: &str,
+        charged: bool,
+    ) -> Result<(), BrokerError> {
+        loop {
+            let done = self.client.recover(shard, worker, charged).await?;
+            if done.added > 0 {
+                info!(worker, queue.name = %shard.queue(), count = done.added, "tasks of a dead worker wait again");
+            }
+            if done.gone > 0 {
+                error!(worker, queue.name = %shard.queue(), gone = done.gone, "held tasks had no body; redis lost data");
+            }
+            if !done.more {
+                return Ok(());
+            }
+        }
     }
 }
 

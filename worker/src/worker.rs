@@ -14,7 +14,7 @@ use umbel_broker::{BrokerError, Client, Consumer, Held, Settler, keys::Shard};
 use crate::{
     Endpoints, SettingsError, WorkerSettings,
     execute::Executor,
-    heartbeat::{Heart, HeartError, Pulse},
+    heartbeat::{Heart, HeartError},
     pipeline::Pipeline,
     promoter::Promoter,
     reaper::Reaper,
@@ -25,6 +25,9 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// How long the last settles may take once everything has ended.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
+
+/// A read that blocks at the worst moment, and a little for the release of what it brings.
+const FETCH_STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// How often a blocked read is asked to end; one ask can fall between two reads.
 const UNBLOCK_EVERY: Duration = Duration::from_millis(50);
@@ -61,6 +64,9 @@ pub enum WorkerError {
     /// The others thought it dead and took its tasks; start a new one.
     #[error("worker {0} was declared dead by the others while it was silent")]
     Fenced(String),
+    /// A loop of the worker ended by itself: a defect here.
+    #[error("{0} has ended by itself")]
+    Broken(&'static str),
     #[error("the heartbeat cannot be started")]
     Heart(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -100,13 +106,13 @@ impl Worker {
         let (pulse, heart) =
             Heart::start(&self.client, self.id.clone(), self.info(), beating.clone())?;
         // A worker beats before its first read: who holds tasks can be seen to live.
-        while !pulse.is_fresh() && !shutdown.is_cancelled() {
+        while !pulse.is_fresh() && !shutdown.is_cancelled() && !pulse.ended.is_cancelled() {
             sleep(FIRST_BEAT_LOOK).await;
         }
         info!(worker = self.id, concurrency = self.settings.concurrency, queues = ?self.queue_names(), "worker is ready");
 
         let held = Held::default();
-        let (settler, settling) =
+        let (settler, mut settling) =
             Settler::start(self.client.clone(), self.id.clone(), held.clone());
         let executor = Executor {
             client: self.client.clone(),
@@ -132,7 +138,7 @@ impl Worker {
 
         // Ends by the caller's wish, or because the others think this worker dead.
         let stop = shutdown.child_token();
-        let fetching = tokio::spawn(pipeline.run(stop.clone()));
+        let mut fetching = tokio::spawn(pipeline.run(stop.clone()));
         let others = TaskTracker::new();
         others.spawn(Promoter::new(self.client.clone(), self.shards.clone()).run(stop.clone()));
         let reaper = Reaper::new(
@@ -145,9 +151,14 @@ impl Worker {
         others.spawn(reaper.run(stop.clone()));
         others.close();
 
-        let fenced = tokio::select! {
-            () = stop.cancelled() => false,
-            () = pulse.fenced.cancelled() => true,
+        let end = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            () = pulse.fenced.cancelled() => Err(WorkerError::Fenced(self.id.clone())),
+            // None of these ends by itself; a worker without one of them only looks alive.
+            () = pulse.ended.cancelled() => Err(WorkerError::Broken("the heartbeat")),
+            _ = &mut fetching => Err(WorkerError::Broken("the fetch loop")),
+            _ = &mut settling => Err(WorkerError::Broken("the settler")),
         };
         stop.cancel();
         info!(
@@ -155,40 +166,41 @@ impl Worker {
             running = running.len(),
             "worker stops: no further task is fetched"
         );
-        while !fetching.is_finished() {
-            if let Err(error) = reading.request().await {
-                warn!(%error, "could not end the blocked read; waiting for it");
+        let unblocking = async {
+            while !fetching.is_finished() {
+                if let Err(error) = reading.request().await {
+                    warn!(%error, "could not end the blocked read; waiting for it");
+                }
+                sleep(UNBLOCK_EVERY).await;
             }
-            sleep(UNBLOCK_EVERY).await;
-        }
-        if let Err(error) = fetching.await {
-            error!(%error, "the fetch loop ended badly");
+        };
+        if timeout(FETCH_STOP_LIMIT, unblocking).await.is_err() {
+            // With its connection; what was on its way there is recovered by others.
+            error!("the fetch loop did not end within {FETCH_STOP_LIMIT:?} and is given up");
+            fetching.abort();
         }
         let given_back = drain(&running, &executor, self.settings.grace).await;
         others.wait().await;
 
-        if timeout(FLUSH_LIMIT, settling).await.is_err() {
+        if !settling.is_finished() && timeout(FLUSH_LIMIT, settling).await.is_err() {
             warn!("redis did not take the last settles within {FLUSH_LIMIT:?}");
         }
         let unsettled = held.len();
+        // The last beat comes before the last word, or it would find its own tombstone.
+        let was_fresh = pulse.is_fresh();
         beating.cancel();
-        self.last_word(fenced, &pulse).await;
-        if heart.join().is_err() {
-            error!("the heartbeat thread panicked");
+        if !matches!(tokio::task::spawn_blocking(|| heart.join()).await, Ok(Ok(()))) {
+            error!("the heartbeat thread ended badly");
+        }
+        // Otherwise the others may have declared this worker dead meanwhile, and their word counts.
+        if was_fresh {
+            self.sign_off().await;
         }
         info!(worker = self.id, given_back, unsettled, "worker has stopped");
-        if fenced {
-            Err(WorkerError::Fenced(self.id))
-        } else {
-            Ok(Stopped { given_back, unsettled })
-        }
+        end.map(|()| Stopped { given_back, unsettled })
     }
 
-    async fn last_word(&self, fenced: bool, pulse: &Pulse) {
-        // Fenced workers have their tombstone; one that never beat has left nothing behind.
-        if fenced || !pulse.is_fresh() {
-            return;
-        }
+    async fn sign_off(&self) {
         let said: Result<(), BrokerError> = self.client.sign_off(&self.id, Utc::now()).await;
         if let Err(error) = said {
             warn!(%error, "could not sign off; the others will notice after a lease");
@@ -230,7 +242,7 @@ async fn drain(running: &TaskTracker, executor: &Executor, grace: Duration) -> u
     if timeout(CANCEL_GRACE, running.wait()).await.is_err() {
         error!(
             count = running.len(),
-            "tasks block their thread and cannot be ended; they run again after this worker's lease"
+            "tasks block their thread and cannot be ended; they run again elsewhere, and this process must end now"
         );
     }
     left

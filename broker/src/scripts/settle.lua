@@ -48,10 +48,20 @@ end
 local function ended(t, state, name, value)
   if t.id == '' then return end
   local key = prefix .. 'task:' .. t.id
+  if t.task == '' then
+    -- No envelope: all that is known of it is what was written when it was enqueued.
+    if redis.call('EXISTS', key) == 1 then
+      redis.call('HSET', key, 'state', state, 'finished', now, name, value)
+      redis.call('EXPIRE', key, t.ttl)
+    end
+    return
+  end
   if t.ttl == '0' then
     if t.tracked == '1' then redis.call('DEL', key) end
     return
   end
+  -- Of earlier attempts, and of an entry that is no more.
+  if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry') end
   if t.started ~= '' then redis.call('HSET', key, 'started', t.started) end
   redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt,
     'max', t.max, 'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)

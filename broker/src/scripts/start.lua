@@ -7,7 +7,8 @@ if not behind_fence(KEYS[1], ARGV[1], ARGV[2]) then return {'EPOCH'} end
 local answers = {}
 for at = 6, #ARGV, 4 do
   local stream, entry, id, attempt = unpack(ARGV, at, at + 3)
-  local mine = redis.call('XPENDING', KEYS[tonumber(stream)], GROUP, entry, entry, 1, ARGV[4])
+  -- Without its group, which a DEL may have taken, the entry is nobody's: `mine` is an error.
+  local mine = redis.pcall('XPENDING', KEYS[tonumber(stream)], GROUP, entry, entry, 1, ARGV[4])
   if mine[1] then
     redis.call('HSET', ARGV[3] .. 'task:' .. id,
       'state', 'running', 'attempt', attempt, 'started', ARGV[5],

@@ -11,9 +11,10 @@ local moved, gone = 0, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
   local packed = redis.call('HGET', KEYS[7], id)
   redis.call('ZREM', KEYS[6], id)
-  if packed then
-    local stream, fields = unpack(cmsgpack.unpack(packed))
-    redis.call('HDEL', KEYS[7], id)
+  redis.call('HDEL', KEYS[7], id)
+  local read, body = pcall(cmsgpack.unpack, packed)
+  if packed and read then
+    local stream, fields = unpack(body)
     add(KEYS[tonumber(stream)], fields)
     local key = ARGV[1] .. 'task:' .. id
     if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end

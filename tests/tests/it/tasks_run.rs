@@ -41,7 +41,7 @@ async fn what_was_enqueued_before_the_first_worker_came_is_run() {
     assert_eq!(house.queue().await.queued, 300);
     let worker = house.worker(8);
     for handle in &handles {
-        assert_eq!(handle.wait(LONG).await.unwrap(), 1);
+        assert_eq!(handle.as_ref().unwrap().wait(LONG).await.unwrap(), 1);
     }
     assert_eq!(house.record.order().len(), 300, "each ran once");
     worker.stop().await.unwrap();
@@ -95,6 +95,47 @@ async fn a_task_that_spends_its_attempts_becomes_a_dead_letter_and_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_succeeds_at_last_does_not_show_its_old_errors() {
+    let house = House::start();
+    let worker = house.worker(2);
+    let handle = house.client.enqueue(Probe::new("a", Act::FailFirst(1))).await.unwrap();
+    handle.wait(LONG).await.unwrap();
+    assert_eq!(handle.record().await.unwrap().unwrap().error, None);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_kept_for_ever_does_not_spoil_the_settles_beside_it() {
+    let house = House::start();
+    let mut handles = Vec::new();
+    for n in 0..10 {
+        let kept = house.client.enqueue(Probe::new(&format!("kept{n}"), Act::Ok));
+        handles.push(kept.result_ttl(Duration::MAX).await.unwrap());
+        let retried = house.client.enqueue(Probe::new(&format!("retried{n}"), Act::FailFirst(1)));
+        handles.push(retried.await.unwrap());
+    }
+    let worker = house.worker(16);
+    for handle in &handles {
+        handle.wait(LONG).await.unwrap();
+        let key = format!("umbel:{{default}}:task:{}", handle.id());
+        let ttl: i64 = house.redis.cli(&["TTL", &key]).trim().parse().unwrap();
+        assert!(ttl > 0, "{ttl}");
+    }
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_a_run_is_dropped_is_an_outcome_too() {
+    let house = House::start();
+    let worker = house.worker(1);
+    let bomb = house.client.enqueue(Probe::new("a", Act::PanicWhenDropped));
+    let handle = bomb.time_limit(Duration::from_millis(50)).max_attempts(1).await.unwrap();
+    let record = house.ended(handle.id()).await;
+    assert_eq!(record.error.as_deref(), Some("panicked: dropped"));
+    assert_eq!(worker.stop().await.unwrap().unsettled, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fatal_error_is_not_tried_again() {
     let house = House::start();
     let worker = house.worker(2);
@@ -143,16 +184,20 @@ async fn a_snoozed_task_comes_back_as_the_same_attempt() {
 async fn a_delayed_task_waits_for_its_time() {
     let house = House::start();
     let worker = house.worker(1);
+    let later = Probe::new("later", Act::Ok);
+    let later = house.client.enqueue(later).delay(Duration::from_secs(3_600)).await.unwrap();
+    assert_eq!(later.record().await.unwrap().unwrap().state, TaskState::Scheduled);
+    assert_eq!(house.queue().await.delayed, 1);
+
     let delay = Duration::from_millis(700);
     let before = chrono::Utc::now();
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).delay(delay).await.unwrap();
-    assert_eq!(handle.record().await.unwrap().unwrap().state, TaskState::Scheduled);
-    assert_eq!(house.queue().await.delayed, 1);
     handle.wait(LONG).await.unwrap();
     let started = handle.record().await.unwrap().unwrap().started.unwrap();
     // Times in Redis are whole milliseconds.
     let waited = (started - before).num_milliseconds() + 1;
     assert!(waited >= 700, "started after {waited} ms");
+    assert!(house.record.attempts_of("later").is_empty());
     worker.stop().await.unwrap();
 }
 
@@ -193,7 +238,7 @@ async fn no_more_is_taken_than_there_are_permits() {
     eventually("all run", async || (house.record.order().len() == 10).then_some(())).await;
     names.iter().for_each(|name| house.record.open(name));
     for handle in handles {
-        handle.wait(LONG).await.unwrap();
+        handle.unwrap().wait(LONG).await.unwrap();
     }
     worker.stop().await.unwrap();
     other.stop().await.unwrap();
@@ -235,10 +280,63 @@ async fn an_unreadable_entry_goes_to_the_dead_letters_as_it_came() {
     })
     .await;
     assert!(letter.contains("is this"), "{letter}");
+
+    // One that is tracked says so where a person looks for it.
+    let handle = house.client.enqueue(Probe::new("a", Act::Ok)).delay(LONG).await.unwrap();
+    let id = handle.id().as_str();
+    house.redis.cli(&["ZREM", "umbel:{default}:delayed", id]);
+    house.redis.cli(&["XADD", "umbel:{default}:ready:normal", "*", "id", id, "env", "?"]);
+    let record = house.ended(handle.id()).await;
+    assert_eq!((record.state, record.task.as_str()), (TaskState::Failed, "probe"));
     // The worker goes on.
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     handle.wait(LONG).await.unwrap();
     worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_envelope_waits_for_a_newer_worker() {
+    let house = House::start();
+    let id = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab";
+    house.redis.cli(&[
+        "XADD",
+        "umbel:{default}:ready:low",
+        "*",
+        "id",
+        id,
+        "task",
+        "probe",
+        "attempt",
+        "1",
+        "crashes",
+        "0",
+        "enqueued",
+        &chrono::Utc::now().timestamp_millis().to_string(),
+        "version",
+        "2",
+        "env",
+        "of another shape",
+        "seal",
+        "unknown here",
+    ]);
+    let worker = house.worker(1);
+    let readable = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    readable.wait(LONG).await.unwrap();
+    eventually("it waits", async || (house.queue().await.delayed == 1).then_some(())).await;
+    assert!(house.dead_letters().trim().is_empty());
+    worker.stop().await.unwrap();
+    // When it comes back, it is what it was, where it was.
+    let later = chrono::Utc::now().timestamp_millis().to_string();
+    house.redis.cli(&["ZADD", "umbel:{default}:delayed", &later, id]);
+    house
+        .client
+        .tick(&umbel_broker::keys::Shard::first(&"default".parse().unwrap()), chrono::Utc::now())
+        .await
+        .unwrap();
+    let back = house.redis.cli(&["XRANGE", "umbel:{default}:ready:low", "-", "+"]);
+    for word in ["of another shape", "seal", "unknown here", id] {
+        assert!(back.contains(word), "{word} in {back}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -189,7 +189,7 @@ async fn sweeps_at_the_same_time_enqueue_each_site_once() {
     let sweeps = house.client.enqueue_many((0..4).map(|_| umbel_tasks::SweepSites {})).await;
     let mut claimed = 0;
     for sweep in sweeps.unwrap() {
-        claimed += sweep.wait(super::PATIENCE).await.unwrap().claimed;
+        claimed += sweep.unwrap().wait(super::PATIENCE).await.unwrap().claimed;
     }
     assert_eq!(claimed, 250);
     eventually_eq("each page has one task", 250, async || house.waiting().await).await;
