@@ -8,8 +8,6 @@
 //! - [`App`], with [`Sites`] and [`Pages`]: the state they share, and the tables under it
 //! - [`fetch`], [`metadata`]: one page from the web, and what it says about itself
 
-#![cfg_attr(test, allow(clippy::unwrap_used))]
-
 mod address;
 mod app;
 pub mod fetch;

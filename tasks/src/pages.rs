@@ -83,7 +83,13 @@ impl Pages {
             url: &'a str,
             queued_at: DateTime<Utc>,
         }
-        self.db.row(BEGIN, &Params { attempt, url: url.as_str(), queued_at }).await
+        let params = Params { attempt, url: url.as_str(), queued_at };
+        let place: Option<Place> = self.db.row(BEGIN, &params).await?;
+        if let Some(Place { site_id: Some(site), depth: 0, .. }) = place {
+            // A crash before this line leaves the site queued until its run ends; nothing rests on it.
+            self.db.execute(SITE_BEGINS, &site).await?;
+        }
+        Ok(place)
     }
 
     /// What this task has stored of the page, if it has.
@@ -203,6 +209,11 @@ from p
 where pages.id = p.id and pages.run = p.run and pages.url = p.url
     and (status <> 'succeeded' or pages.task_id is distinct from p.task_id)
 returning site_id, depth, title";
+
+/// A site's run is under way once its own page is.
+const SITE_BEGINS: &str = "
+update sites set status = 'running', updated_at = now()
+where id = ({params})::bigint and status = 'queued'";
 
 const STORED: &str = "
 with p as materialized (

@@ -106,7 +106,7 @@ on conflict (url) do update set
     max_depth = coalesce((select max_depth from p), s.max_depth),
     max_pages = coalesce((select max_pages from p), s.max_pages),
     every_s = coalesce((select every_s from p), s.every_s),
-    status = case s.status when 'running' then 'running' else 'pending' end,
+    status = case when s.status in ('queued', 'running') then s.status else 'pending' end,
     next_due = now(),
     updated_at = now()
 returning id, xmax = 0 as created";
@@ -141,7 +141,7 @@ const CLAIM: &str = concat!(
         update sites set
             run = greatest(run + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint),
             next_due = now() + make_interval(secs => every_s),
-            status = 'running', attempt = 0, error = null, updated_at = now()
+            status = 'queued', attempt = 0, error = null, updated_at = now()
         from due where sites.id = due.id
         returning sites.id, url, run
     )

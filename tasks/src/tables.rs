@@ -76,9 +76,9 @@ create index pages_by_status on pages (status, id);
 pub enum Status {
     /// Known, and not yet in the hands of the broker. Of a site: waits for the next sweep.
     Pending,
-    /// Waits for a worker, for the first time or again. A site is never queued, its pages are.
+    /// Waits for a worker, for the first time or again. Of a site: a sweep has claimed it.
     Queued,
-    /// A worker reads it. Of a site: a run over its pages is under way.
+    /// A worker reads it. Of a site: its own page was begun, and others may follow.
     Running,
     /// Read and stored. Of a site: its last run came to an end, whatever became of single pages.
     Succeeded,

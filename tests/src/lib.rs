@@ -1,5 +1,7 @@
 //! What the tests, the benchmark and the demo share: services and sites of their own.
 
+#![allow(clippy::unwrap_used, reason = "the harness panics as a test does, with the line that did")]
+
 pub mod eventually;
 pub mod house;
 pub mod pages;

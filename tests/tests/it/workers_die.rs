@@ -262,6 +262,20 @@ async fn a_full_redis_is_drained_by_a_worker_that_comes_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_was_put_right_lets_the_same_client_in() {
+    let house = House::start();
+    house.redis.cli(&["CONFIG", "SET", "requirepass", "another"]);
+    let url = house.redis.url().replace("redis://", "redis://:s3cret@");
+    let settings = umbel_broker::BrokerSettings::new(url);
+    let client = umbel_broker::Client::open(&settings, "test").unwrap();
+    let error = client.ping().await.unwrap_err();
+    assert!(matches!(error, umbel_broker::BrokerError::Denied(_)), "{error}");
+    assert!(!error.to_string().contains("s3cret"), "{error}");
+    house.redis.cli(&["-a", "another", "CONFIG", "SET", "requirepass", "s3cret"]);
+    client.ping().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_stops_in_time_while_redis_is_away() {
     let house = House::start();
     let worker = house.worker(1);

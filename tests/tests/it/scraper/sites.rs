@@ -33,10 +33,10 @@ async fn a_sweep_has_every_page_of_a_due_site_scraped_once() {
 
     let swept = house.sweep().await;
     assert_eq!((swept.claimed, swept.repaired, swept.enqueued), (1, 0, 1));
-    let runs = house.site(put.id).await;
-    assert_eq!((runs.status, runs.pages.queued), (Status::Running, 1));
+    let claimed = house.site(put.id).await;
+    assert_eq!((claimed.status, claimed.pages.queued), (Status::Queued, 1));
     assert!(
-        (TimeDelta::minutes(59)..TimeDelta::minutes(61)).contains(&(runs.next_due - Utc::now()))
+        (TimeDelta::minutes(59)..TimeDelta::minutes(61)).contains(&(claimed.next_due - Utc::now()))
     );
 
     let worker = house.worker(4);
