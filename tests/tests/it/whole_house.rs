@@ -218,6 +218,8 @@ async fn one_task_is_followed_from_curl_to_its_row() {
 async fn two_beats_and_two_workers_enqueue_each_slot_once() {
     let town = Town::start();
     assert!(town.launch(&["migrate"]).output().status.success());
+    // A site that only a sweep of beat can find; its address is one that is refused.
+    town.database.sql("insert into sites (url) values ('http://127.0.0.1:1/')");
     let processes: Vec<Process> = ["beat", "beat", "worker", "worker"]
         .iter()
         .map(|role| town.launch(&[role]).env("SWEEP_EVERY", "1s").start())
@@ -239,6 +241,10 @@ async fn two_beats_and_two_workers_enqueue_each_slot_once() {
     // None was left out between the first and the last.
     let ms: Vec<i64> = slots.iter().map(|slot| slot.parse().unwrap()).collect();
     assert!(ms.windows(2).all(|two| two[1] - two[0] == 1_000), "{ms:?}");
+    eventually_eq("the site was swept and scraped", "failed".to_owned(), async || {
+        town.database.sql("select status from sites").trim().to_owned()
+    })
+    .await;
     for process in processes {
         assert_eq!(process.stop().await.code(), Some(0));
     }

@@ -155,7 +155,7 @@ async fn a_site_whose_run_goes_on_is_not_begun_again() {
     // Its page waits for a worker; somebody asks for it once more.
     house.put(&url, 3, 100).await;
     assert_eq!(house.sweep().await.claimed, 0);
-    assert_eq!(house.site(put.id).await.status, Status::Running);
+    assert_eq!(house.site(put.id).await.status, Status::Queued);
     let worker = house.worker_for(&["scrape"], 4);
     house.scraped(put.id).await;
     assert_eq!(house.sweep().await.claimed, 1, "it was asked for after its run had begun");
