@@ -1,0 +1,165 @@
+//! The same work by Umbel: a client that enqueues, and one worker in this process.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use tokio::{
+    task::JoinHandle,
+    time::{interval, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use umbel_broker::{BrokerSettings, Client, QueueStatus, TaskHandle};
+use umbel_proto::TaskState;
+use umbel_worker::{Stopped, Worker, WorkerError, WorkerSettings};
+
+use crate::noop::{Board, NoOp, QUEUE, endpoints};
+
+/// Far longer than the largest run takes: what is not done by then never will be.
+const DONE_MAX: Duration = Duration::from_secs(300);
+
+/// How often it is asked whether the last tasks are settled; each look costs Redis something, and
+/// a drain is measured no finer.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// Which tasks are looked at after a drain: all would take longer than the drain, and a prime
+/// number falls on every part of a batch.
+const CHECK_EACH: usize = 97;
+
+/// A client of a Redis that was emptied.
+#[derive(Debug)]
+pub struct Umbel {
+    client: Client,
+    concurrency: usize,
+}
+
+#[derive(Debug)]
+struct Running {
+    board: Board,
+    stop: CancellationToken,
+    ended: JoinHandle<Result<Stopped, WorkerError>>,
+}
+
+impl Umbel {
+    pub async fn connect(url: String, concurrency: usize) -> anyhow::Result<Self> {
+        let client = Client::open(&BrokerSettings::new(url), "bench")?;
+        // It connects at its first call, which is not what is measured.
+        client.ping().await?;
+        Ok(Self { client, concurrency })
+    }
+
+    /// Enqueues so many tasks by one call, untracked.
+    pub async fn enqueue_bulk<const KEPT: bool>(
+        &self,
+        tasks: usize,
+    ) -> anyhow::Result<(Duration, Vec<TaskHandle<usize>>)> {
+        let new: Vec<NoOp<KEPT>> = (0..tasks).map(NoOp::new).collect();
+        let began = Instant::now();
+        let answers = self.client.enqueue_many(new).await?;
+        let took = began.elapsed();
+        let handles = answers.into_iter().collect::<Result<_, _>>()?;
+        self.check_queued(tasks).await?;
+        Ok((took, handles))
+    }
+
+    /// Enqueues so many tasks, each when the one before is answered.
+    pub async fn enqueue_singly(&self, tasks: usize, tracked: bool) -> anyhow::Result<Duration> {
+        let new: Vec<NoOp<false>> = (0..tasks).map(NoOp::new).collect();
+        let began = Instant::now();
+        for task in new {
+            let call = self.client.enqueue(task);
+            let call = if tracked { call } else { call.untracked() };
+            call.await?;
+        }
+        let took = began.elapsed();
+        self.check_queued(tasks).await?;
+        Ok(took)
+    }
+
+    /// Has a worker, which starts now, run what was enqueued: from the first start of a task until
+    /// all are settled.
+    pub async fn drain(
+        &self,
+        tasks: &[TaskHandle<usize>],
+        results: bool,
+    ) -> anyhow::Result<Duration> {
+        let worker = self.worker(tasks.len())?;
+        let starts = worker.board.all(DONE_MAX).await?;
+        let first = starts.iter().min().context("there are no tasks")?;
+        self.settled().await?;
+        let took = first.elapsed();
+        worker.stop().await?;
+        let expected = results.then_some(TaskState::Succeeded);
+        for task in tasks.iter().step_by(CHECK_EACH) {
+            let state = task.record().await?.map(|record| record.state);
+            ensure!(state == expected, "{} is {state:?}, not {expected:?}", task.id());
+        }
+        Ok(took)
+    }
+
+    /// Enqueues so many tasks, one each `every`, untracked, while a worker waits for them: from
+    /// just before each is enqueued to its start.
+    pub async fn hand_overs(&self, tasks: usize, every: Duration) -> anyhow::Result<Vec<Duration>> {
+        // One more, which the worker is awaited with and which is not counted.
+        let worker = self.worker(tasks + 1)?;
+        self.client.enqueue(NoOp::<false>::new(tasks)).untracked().await?;
+        self.settled().await?;
+        let mut sent = Vec::with_capacity(tasks);
+        let mut due = interval(every);
+        for place in 0..tasks {
+            due.tick().await;
+            let task = NoOp::<false>::new(place);
+            sent.push(Instant::now());
+            self.client.enqueue(task).untracked().await?;
+        }
+        let starts = worker.board.all(DONE_MAX).await?;
+        self.settled().await?;
+        worker.stop().await?;
+        Ok(starts.into_iter().zip(sent).map(|(start, sent)| start - sent).collect())
+    }
+
+    fn worker(&self, tasks: usize) -> anyhow::Result<Running> {
+        let board = Board::new(tasks);
+        let mut settings = WorkerSettings::new("bench", "0000000000000001");
+        settings.concurrency = self.concurrency;
+        let worker = Worker::new(self.client.separate()?, endpoints(&board)?, settings)?;
+        let stop = CancellationToken::new();
+        let ended = tokio::spawn(worker.run(stop.clone()));
+        Ok(Running { board, stop, ended })
+    }
+
+    async fn check_queued(&self, tasks: usize) -> anyhow::Result<()> {
+        let QueueStatus { queued, .. } = self.queue().await?;
+        ensure!(queued == tasks as u64, "{queued} of {tasks} tasks were enqueued");
+        Ok(())
+    }
+
+    /// Waits until every task has ended well.
+    async fn settled(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        loop {
+            let QueueStatus { queued, running, delayed, dead, .. } = self.queue().await?;
+            ensure!(delayed + dead == 0, "a task failed that does nothing");
+            if queued + running == 0 {
+                return Ok(());
+            }
+            ensure!(began.elapsed() < DONE_MAX, "{running} tasks were not settled in {DONE_MAX:?}");
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn queue(&self) -> anyhow::Result<QueueStatus> {
+        let queues = self.client.queues().await?;
+        queues.into_iter().find(|queue| queue.name.as_str() == QUEUE).context("there is no queue")
+    }
+}
+
+impl Running {
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let Stopped { given_back, unsettled } = self.ended.await??;
+        ensure!(given_back + unsettled == 0, "the worker left tasks behind");
+        let repeated = self.board.repeated();
+        ensure!(repeated == 0, "{repeated} tasks were started twice");
+        Ok(())
+    }
+}
