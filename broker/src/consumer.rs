@@ -137,17 +137,11 @@ impl Consumer {
     }
 
     async fn try_fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let connected = match self.link.take() {
-            Some(link) => {
-                self.link = Some(link);
-                false
-            }
-            None => {
-                self.introduce().await?;
-                self.link = Some(self.connect().await?);
-                true
-            }
-        };
+        let connected = self.link.is_none();
+        if connected {
+            self.introduce().await?;
+            self.link = Some(self.connect().await?);
+        }
         let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
         if connected || due || self.owed {
             let ghosts = self.reconcile(free).await?;

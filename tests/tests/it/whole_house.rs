@@ -251,6 +251,38 @@ async fn two_beats_and_two_workers_enqueue_each_slot_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn postgres_away_fails_a_task_for_a_retry_and_loses_nothing() {
+    let town = Town::start();
+    let folder = site(1);
+    let pages = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let umbel = town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    town.ready().await;
+    town.pooler.kill9();
+    let body = json!({"args": {"url": format!("{}index.html", pages.url())}});
+    let (_, accepted) = town.ask(Method::POST, "/v1/tasks/pages.scrape", Some(body)).await;
+    let path = format!("/v1/tasks/{}", accepted["id"].as_str().unwrap());
+    let state = async || {
+        let (_, record) = town.ask(Method::GET, &path, None).await;
+        record["state"].as_str().unwrap().to_owned()
+    };
+    eventually_eq("it waits for another attempt", "retrying".to_owned(), state).await;
+    // The API is of use without its database, and says that something is missing.
+    let ready = town.http.get(format!("http://127.0.0.1:{}/readyz", town.port)).send().await;
+    let ready = ready.unwrap();
+    assert_eq!(ready.status(), StatusCode::OK);
+    assert_eq!(ready.json::<Value>().await.unwrap()["status"], "degraded");
+    town.pooler.restart();
+    within(Duration::from_secs(60), "it succeeds", async || {
+        (state().await == "succeeded").then_some(())
+    })
+    .await;
+    assert_eq!(town.database.sql("select status from pages").trim(), "succeeded");
+    assert_eq!(umbel.stop().await.code(), Some(0));
+    fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_away_at_start_is_waited_for_with_a_line_an_attempt() {
     let town = Town::start();
     town.redis.stop();
