@@ -12,7 +12,7 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::metadata::MAX_URL_BYTES;
+use crate::{address, metadata::MAX_URL_BYTES};
 
 /// Which client may fetch an address.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,15 +48,7 @@ pub enum Refusal {
 
 /// Checks an address before it is asked for; a name is checked further when it is resolved.
 pub(super) fn check(url: &Url, allowed: &[AllowedPrivate]) -> Result<Reach, Refusal> {
-    if url.as_str().len() > MAX_URL_BYTES {
-        return Err(Refusal::TooLong);
-    }
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(Refusal::Scheme(url.scheme().to_owned()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(Refusal::UserInfo);
-    }
+    address::check(url)?;
     let (host, port) = url.host().zip(url.port_or_known_default()).ok_or(Refusal::NoHost)?;
     if allowed.iter().any(|allowed| allowed.names(&host, port)) {
         return Ok(Reach::Private);
