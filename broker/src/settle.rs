@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use umbel_proto::{Priority, TaskState};
+use umbel_proto::{Priority, TaskOptions, TaskState};
 
 use crate::{
     BrokerError, Client, Delivery, Held,
@@ -77,6 +77,18 @@ pub struct Terms {
     pub result_ttl: Duration,
     /// When the run began; `None` where it never did.
     pub started: Option<DateTime<Utc>>,
+}
+
+impl Terms {
+    /// Those of a delivery that was not run.
+    pub fn not_run(options: &TaskOptions) -> Self {
+        Self {
+            priority: options.priority,
+            max_attempts: options.max_attempts,
+            result_ttl: options.result_ttl,
+            started: None,
+        }
+    }
 }
 
 /// A run that ended.

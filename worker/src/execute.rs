@@ -136,15 +136,9 @@ fn settlement(
                 age: (Utc::now() - envelope.enqueued).to_std().unwrap_or_default(),
             },
         ),
-        Err(_) => (
-            Terms {
-                priority: options.priority,
-                max_attempts: 1,
-                result_ttl: options.result_ttl,
-                started: None,
-            },
-            History { attempt: 1, max_attempts: 1, age: Duration::ZERO },
-        ),
+        Err(_) => {
+            (Terms::not_run(&options), History { attempt: 1, max_attempts: 1, age: Duration::ZERO })
+        }
     };
     let verdict = decide(outcome, history, &options.retry, jitter);
     Settlement { delivery, verdict, terms }

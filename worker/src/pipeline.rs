@@ -135,13 +135,7 @@ impl Pipeline {
 
     async fn give_back(&self, deliveries: Vec<Delivery>) {
         for delivery in deliveries {
-            let options = TaskOptions::DEFAULT;
-            let terms = Terms {
-                priority: options.priority,
-                max_attempts: options.max_attempts,
-                result_ttl: options.result_ttl,
-                started: None,
-            };
+            let terms = Terms::not_run(&TaskOptions::DEFAULT);
             self.settler.settle(Settlement { delivery, verdict: Verdict::Release, terms }).await;
         }
     }

@@ -1,6 +1,5 @@
 //! `umbel-pages`: the site that the demo scrapes, served on loopback.
 
-use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,10 +24,6 @@ struct Args {
     /// How late each answer is, in milliseconds
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-
-    /// Ends when stdin closes, too: with whoever started it
-    #[arg(long)]
-    until_eof: bool,
 }
 
 #[tokio::main]
@@ -39,17 +34,6 @@ async fn main() -> anyhow::Result<()> {
     let signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     for signal in signals {
         tokio::spawn(cancel_on(signal, stop.clone()));
-    }
-    if args.until_eof {
-        let stop = stop.clone();
-        // A thread of its own, because reading stdin cannot be cancelled; it ends with the process.
-        std::thread::spawn(move || {
-            let read = io::copy(&mut io::stdin(), &mut io::sink());
-            if let Err(error) = read {
-                eprintln!("umbel-pages: cannot read stdin: {error}");
-            }
-            stop.cancel();
-        });
     }
 
     let site = Site::new(&args.dir, Duration::from_millis(args.delay_ms), stop)?;
