@@ -158,7 +158,10 @@ async fn migrate_when_there<S>(
                 return Ok(());
             }
             Err(error) if is_away(&error) => {
-                warn!(%error, "waiting for postgres; trying again in {START_RETRY:?}");
+                warn!(
+                    error = format!("{error:#}"),
+                    "waiting for postgres; trying again in {START_RETRY:?}"
+                );
                 sleep(START_RETRY).await;
             }
             Err(error) => return Err(error.context("the tables cannot be brought up to date")),
@@ -195,6 +198,8 @@ async fn dev<S>(
     }
     if let Some(url) = services.database_url() {
         settings.database_url = Some(SecretString::from(url));
+        // One from the environment leads past a pooler to a database that is not this one.
+        settings.database_direct_url = None;
     }
     if settings.jwt_secret.is_none() {
         settings.jwt_secret = Some(folder.secret("jwt")?);

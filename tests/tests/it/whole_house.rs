@@ -364,7 +364,13 @@ async fn the_smallest_application_runs_its_task() {
 async fn dev_brings_its_own_services_and_leaves_nothing_running() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let data = std::env::temp_dir().join(format!("umbel-dev-{}", uuid::Uuid::new_v4().simple()));
-    let launch = || Launch::new("umbel", &["dev"]).env("UMBEL_DATA", data.display()).env("PORT", 0);
+    let launch = || {
+        Launch::new("umbel", &["dev"])
+            .env("UMBEL_DATA", data.display())
+            .env("PORT", 0)
+            // Left over from a deployment; not the way to the private one.
+            .env("DATABASE_DIRECT_URL", "postgres://u@127.0.0.1:1/d")
+    };
     let dev = launch().start();
     let value = |printed: &str, name: &str| {
         let start = format!("{name}=");
