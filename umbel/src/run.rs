@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -192,7 +192,13 @@ async fn dev<S>(
         return Ok(());
     };
     let mut services = started?;
-    let redis_socket = services.redis_socket().map(|path| path.display().to_string());
+    // Only what is private is told: an address that was given may hold a password.
+    let socket = services.redis_socket().map(|path| path.display().to_string());
+    let private = [
+        ("REDIS_SOCKET", socket),
+        ("REDIS_URL", services.redis_url().map(str::to_owned)),
+        ("DATABASE_URL", services.database_url().map(str::to_owned)),
+    ];
     if let Some(url) = services.redis_url() {
         settings.redis_url = Some(SecretString::from(url));
     }
@@ -208,19 +214,21 @@ async fn dev<S>(
         // The API keeps its port when it is started again.
         settings.port = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     }
+    let lost = std::cell::OnceCell::new();
     let ended = {
         let roles = async {
             settings.check_all(application.name, !application.migrations.is_empty())?;
             prepare_and_supervise(application, &settings, shutdown.clone()).await
         };
         let told = async {
-            tell_where(&settings, redis_socket.as_deref()).await?;
+            tell_where(&settings, &private).await?;
             std::future::pending().await
         };
         let stopping = shutdown.clone();
         let failed = async {
             let sentence = services.failed().await;
             error!("{sentence}; stopping");
+            let _ = lost.set(sentence);
             stopping.cancel();
             std::future::pending::<anyhow::Result<()>>().await
         };
@@ -231,28 +239,26 @@ async fn dev<S>(
         }
     };
     services.stop().await;
-    ended
+    match lost.into_inner() {
+        Some(sentence) => ended.and(Err(anyhow::anyhow!(sentence))),
+        None => ended,
+    }
 }
 
 /// Prints, for people and scripts, where everything is, once the API listens.
-async fn tell_where(settings: &Settings, redis_socket: Option<&str>) -> anyhow::Result<()> {
+async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> anyhow::Result<()> {
     let addr = settings.addr()?;
     while TcpStream::connect(addr).await.is_err() {
         sleep(READY_LOOK).await;
     }
     let token = TokenArgs { subject: "developer".to_owned(), ttl: DEV_TOKEN_TTL };
     let token = verbs::token(settings, &token).context("no token can be made")?;
-    let secret = |url: &Option<SecretString>| {
-        url.as_ref().map(|url| url.expose_secret().to_owned()).unwrap_or_default()
-    };
     println!("umbel dev is ready");
     println!("API_URL=http://{addr}");
-    if let Some(socket) = redis_socket {
-        println!("REDIS_SOCKET={socket}");
-    }
-    println!("REDIS_URL={}", secret(&settings.redis_url));
-    if settings.database_url.is_some() {
-        println!("DATABASE_URL={}", secret(&settings.database_url));
+    for (name, value) in private {
+        if let Some(value) = value {
+            println!("{name}={value}");
+        }
     }
     println!("TOKEN={token}");
     Ok(())
