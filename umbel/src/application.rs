@@ -8,7 +8,7 @@ use umbel_broker::Client;
 use umbel_store::{Db, Migration};
 use umbel_worker::{Registry, RegistryError};
 
-use crate::{Env, EnvError};
+use crate::{Env, EnvError, settings::NO_DATABASE};
 
 type Opened<S> = Pin<Box<dyn Future<Output = anyhow::Result<S>> + Send>>;
 
@@ -44,11 +44,7 @@ pub struct Setup {
 impl Setup {
     /// The database; an error that names the setting where none was given.
     pub fn db(&self) -> Result<Db, EnvError> {
-        self.db.clone().ok_or_else(|| {
-            EnvError(
-                "DATABASE_URL must be set: this application keeps tables in Postgres".to_owned(),
-            )
-        })
+        self.db.clone().ok_or_else(|| EnvError(NO_DATABASE.to_owned()))
     }
 }
 

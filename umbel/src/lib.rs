@@ -43,6 +43,9 @@ mod supervise;
 mod telemetry;
 mod verbs;
 
+/// The exit code of wrong usage or settings: starting again would not mend them.
+const USAGE: u8 = 2;
+
 pub use application::{Application, Setup};
 pub use env::{Env, EnvError};
 pub use run::run;

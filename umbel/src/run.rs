@@ -15,7 +15,7 @@ use umbel_broker::Client;
 use umbel_worker::WorkerError;
 
 use crate::{
-    Application,
+    Application, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
     dev::{DevError, Folder, Services, Wants},
     roles,
@@ -32,9 +32,6 @@ const READY_LOOK: Duration = Duration::from_millis(100);
 
 /// A token of development lives as long as one sits before it.
 const DEV_TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// Wrong usage or settings: starting again would not mend them.
-const USAGE: u8 = 2;
 
 /// Runs an application by its command line. Ends with 0 when drained, 1 on an error, 2 on wrong
 /// usage or settings.

@@ -190,9 +190,7 @@ impl Settings {
     pub fn check_all(&self, name: &str, has_tables: bool) -> Result<(), SettingsError> {
         self.broker()?;
         if self.store()?.is_none() && has_tables {
-            return Err(SettingsError(
-                "DATABASE_URL must be set: this application keeps tables in Postgres".to_owned(),
-            ));
+            return Err(SettingsError(NO_DATABASE.to_owned()));
         }
         self.store_direct()?;
         self.api(name)?;
@@ -229,6 +227,10 @@ impl Settings {
         named.chain(fixed).collect()
     }
 }
+
+/// Said before a role starts, and by the application that asks for its database.
+pub(crate) const NO_DATABASE: &str =
+    "DATABASE_URL must be set: this application keeps tables in Postgres";
 
 /// A variable that is set to nothing counts as not set, as in compose files and dashboards.
 fn given(secret: &Option<SecretString>) -> Option<&SecretString> {

@@ -1,4 +1,4 @@
-//! The supervising process: one child a role, started again with backoff, ended in order.
+//! The supervising process: one child a role, started again with backoff, all ended together.
 
 use std::{
     env, io,
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
+    USAGE,
     roles::{Role, SUPERVISED},
     settings::{BOOT_ID, Settings, boot_id},
 };
@@ -33,9 +34,6 @@ const WELL_AFTER: Duration = Duration::from_secs(60);
 
 /// Beyond the grace time of a worker's tasks: what it needs to give back and say farewell.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
-
-/// The exit code of wrong settings: starting again would not mend them.
-const USAGE: i32 = 2;
 
 /// Why the supervisor ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +100,7 @@ impl Keeper {
                 return Ok(());
             };
             match ended {
-                Ok(status) if status.code() == Some(USAGE) => {
+                Ok(status) if status.code() == Some(USAGE.into()) => {
                     return Err(SuperviseError::Settings { role });
                 }
                 Ok(status) => error!(role, cause = describe(status), "died"),
@@ -126,7 +124,7 @@ impl Keeper {
             .stdin(Stdio::piped())
             // Standard output is the supervisor's: its lines are read by scripts.
             .stdout(Stdio::null())
-            // A Ctrl-C of the terminal goes to the supervisor alone, which ends the roles in order.
+            // A Ctrl-C of the terminal goes to the supervisor alone: a second signal would cut a drain short.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
