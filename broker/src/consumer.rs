@@ -52,6 +52,8 @@ pub struct Consumer {
     owed: bool,
     /// The notes for people are written.
     introduced: bool,
+    /// It was said how settles are fenced here.
+    fence_told: bool,
     passed_over: [u8; 4],
     /// Which shard goes first in the next pass, so that queues of one worker share it.
     turn: usize,
@@ -111,6 +113,7 @@ impl Consumer {
             reconciled: Instant::now(),
             owed: false,
             introduced: false,
+            fence_told: false,
             passed_over: [0; 4],
             turn: 0,
         }
@@ -140,7 +143,9 @@ impl Consumer {
         let connected = self.link.is_none();
         if connected {
             self.introduce().await?;
-            self.link = Some(self.connect().await?);
+            let link = self.connect().await?;
+            self.tell_fence(&link);
+            self.link = Some(link);
         }
         let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
         if connected || due || self.owed {
@@ -187,6 +192,18 @@ impl Consumer {
         }
     }
 
+    /// Once a worker: how late settles are told apart after the server has changed.
+    fn tell_fence(&mut self, link: &Link) {
+        let hidden = link.epochs.values().any(|epoch| epoch.run_id.is_empty());
+        if hidden && !self.fence_told {
+            warn!(
+                worker = self.worker,
+                "INFO does not tell the run_id of the server: settles compare task ids instead"
+            );
+        }
+        self.fence_told = true;
+    }
+
     async fn connect(&self) -> Result<Link, BrokerError> {
         let mut connection = self.client.connector().own(BLOCK + BLOCK_MARGIN).await?;
         let name = format!("umbel:worker:{}", self.worker);
@@ -202,7 +219,7 @@ impl Consumer {
         let mut epochs = HashMap::new();
         for shard in &self.shards {
             // Read before anything is read under it: old ids must not get a new server's tag.
-            let epoch = shard::ensure_groups(shard, &mut connection).await?;
+            let epoch = shard::ensure_groups(self.client.scripts(), shard, &mut connection).await?;
             epochs.insert(shard.clone(), Arc::new(epoch));
         }
         Ok(Link { connection, epochs })
@@ -216,7 +233,9 @@ impl Consumer {
             for shard in &self.shards {
                 let room = free.saturating_sub(ghosts.len());
                 let (worker, held) = (&self.worker, &self.held);
-                let found = reconcile::ghosts(shard, worker, held, room, &mut link.connection);
+                let scripts = self.client.scripts();
+                let found =
+                    reconcile::ghosts(scripts, shard, worker, held, room, &mut link.connection);
                 let found = found.await?;
                 self.owed |= found.more;
                 ghosts.extend(found.deliveries);

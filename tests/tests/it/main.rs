@@ -6,6 +6,8 @@ mod api;
 mod arrows;
 mod beat;
 mod handbook;
+mod parking;
+mod poison;
 mod readme;
 mod scraper;
 mod services;
