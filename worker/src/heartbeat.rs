@@ -21,6 +21,9 @@ use crate::hang::HangWatch;
 /// Four of these fit in the shortest lease.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
 
+/// After a beat that was not answered: tasks start again only once one was.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
 /// How old the last answered beat may be for a task to start: well under the lease, so that what
 /// starts here is not being given to another.
 const FRESH: Duration = Duration::from_secs(10);
@@ -123,10 +126,11 @@ impl Heart {
                 Err(error) => {
                     answered = false;
                     let _ = self.beats.send_replace(None);
-                    warn!(%error, "no heartbeat; trying again in {BEAT_EVERY:?}");
+                    warn!(%error, "no heartbeat; trying again in {RETRY_EVERY:?}");
                 }
             }
-            if stop.run_until_cancelled(sleep(BEAT_EVERY)).await.is_none() {
+            let pause = if answered { BEAT_EVERY } else { RETRY_EVERY };
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;
             }
             if let Some(still) = self.hang.look(looked.elapsed()) {

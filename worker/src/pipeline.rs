@@ -16,9 +16,10 @@ use umbel_proto::TaskOptions;
 
 use crate::{execute::Executor, heartbeat::Pulse};
 
-/// After a failed fetch; Redis is asked again until it answers.
+/// After a failed fetch; Redis is asked again until it answers, and goes on being asked often
+/// enough that work begins within a second or two of its return.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(3);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
