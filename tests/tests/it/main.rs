@@ -9,6 +9,7 @@ mod docs;
 mod handbook;
 mod parking;
 mod poison;
+mod proxy;
 mod readme;
 mod scraper;
 mod services;
