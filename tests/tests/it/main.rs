@@ -14,6 +14,7 @@ mod readme;
 mod scraper;
 mod services;
 mod store;
+mod supervised;
 mod tasks_run;
 mod whole_house;
 mod workers_die;
