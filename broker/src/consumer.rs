@@ -26,7 +26,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 /// pending for a worker that never saw it.
 const BLOCK_MARGIN: Duration = Duration::from_secs(2);
 
-/// How often what Redis thinks we hold is compared with what we hold, while we hold something.
+/// How often what Redis thinks we hold is compared with what we hold, while we hold something, and
+/// once after each connect: longer than a read that still blocks on the connection before.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// As many tasks of the largest size as a client's output buffer in Redis bears: 16 MiB.
@@ -48,6 +49,8 @@ pub struct Consumer {
     stop: Stop,
     link: Option<Link>,
     reconciled: Instant,
+    /// The connection before may still be given something.
+    unsure: bool,
     /// The last look found more than there was room for.
     owed: bool,
     /// The notes for people are written.
@@ -111,6 +114,7 @@ impl Consumer {
             stop,
             link: None,
             reconciled: Instant::now(),
+            unsure: false,
             owed: false,
             introduced: false,
             fence_told: false,
@@ -147,9 +151,11 @@ impl Consumer {
             self.tell_fence(&link);
             self.link = Some(link);
         }
-        let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
+        let due =
+            (self.unsure || !self.held.is_empty()) && self.reconciled.elapsed() >= RECONCILE_EVERY;
         if connected || due || self.owed {
             let ghosts = self.reconcile(free).await?;
+            self.unsure = connected || (self.unsure && !due);
             if !ghosts.is_empty() {
                 return Ok(ghosts);
             }

@@ -229,6 +229,32 @@ async fn a_fetch_that_fails_half_way_loses_nothing_of_what_it_had_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_finds_what_went_into_the_connection_before() {
+    let house = House::start();
+    let mut consumer = consumer(&house, "w", &Held::default());
+    let stop = consumer.stop();
+    stop.request().await.unwrap();
+    assert!(consumer.fetch(1).await.unwrap().is_empty(), "connected, and nothing is held");
+    // A read of the connection before still blocks at the server, and takes the next task.
+    house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    house.redis.cli(&[
+        "XREADGROUP",
+        "GROUP",
+        "workers",
+        "w",
+        "STREAMS",
+        &shard().ready(Stream::Normal),
+        ">",
+    ]);
+    let found = within(LONG, "it is taken in", async || {
+        let found = consumer.fetch(1).await.unwrap();
+        (!found.is_empty()).then_some(found)
+    })
+    .await;
+    assert_eq!(found.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ghosts_beyond_the_free_permits_are_taken_in_turn() {
     let house = House::start();
     let probes = (0..4).map(|n| Probe::new(&format!("n{n}"), Act::Ok));
