@@ -135,6 +135,23 @@ impl Consumer {
     /// again and finds what the broken connection was sent.
     pub async fn fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
         let fetched = self.try_fetch(free.min(FETCH_MAX)).await;
+        self.take_in(fetched)
+    }
+
+    /// Only what was delivered to this worker and never came. There is no room for it where
+    /// everything is busy, so it is to be released: others may have.
+    pub async fn ghosts(&mut self) -> Result<Vec<Delivery>, BrokerError> {
+        let found = match self.ensure_link().await {
+            Ok(_) => self.reconcile(FETCH_MAX).await,
+            Err(error) => Err(error),
+        };
+        self.take_in(found)
+    }
+
+    fn take_in(
+        &mut self,
+        fetched: Result<Vec<Delivery>, BrokerError>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         match &fetched {
             // Only now: what an error half way drops must be found again as a ghost.
             Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d.key.clone())),
@@ -144,18 +161,12 @@ impl Consumer {
     }
 
     async fn try_fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let connected = self.link.is_none();
-        if connected {
-            self.introduce().await?;
-            let link = self.connect().await?;
-            self.tell_fence(&link);
-            self.link = Some(link);
-        }
+        let connected = self.ensure_link().await?;
         let due =
             (self.unsure || !self.held.is_empty()) && self.reconciled.elapsed() >= RECONCILE_EVERY;
         if connected || due || self.owed {
             let ghosts = self.reconcile(free).await?;
-            self.unsure = connected || (self.unsure && !due);
+            self.unsure &= connected;
             if !ghosts.is_empty() {
                 return Ok(ghosts);
             }
@@ -173,6 +184,19 @@ impl Consumer {
         // the one that every stream may bring.
         let share = (free / everything.len()).max(1);
         self.read(&everything, share, Some(BLOCK)).await
+    }
+
+    /// Connects where there is no connection; whether it did.
+    async fn ensure_link(&mut self) -> Result<bool, BrokerError> {
+        if self.link.is_some() {
+            return Ok(false);
+        }
+        self.introduce().await?;
+        let link = self.connect().await?;
+        self.tell_fence(&link);
+        self.link = Some(link);
+        self.unsure = true;
+        Ok(true)
     }
 
     /// Writes what people and other workers go by. A full Redis refuses it, and must be drained

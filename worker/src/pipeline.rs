@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::Utc;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
@@ -20,6 +20,10 @@ use crate::{execute::Executor, heartbeat::Pulse};
 /// enough that work begins within a second or two of its return.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// How often a worker that has no free permit looks for what it was given and never saw: others
+/// may have room for it.
+const BUSY_LOOK: Duration = Duration::from_secs(10);
 
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
@@ -43,8 +47,12 @@ impl Pipeline {
     /// Until `stop`, which must go with [`umbel_broker::Stop::request`]: a read is never cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = RETRY_FIRST;
-        while let Some(permits) = stop.run_until_cancelled(self.acquire()).await {
-            match self.step(permits, &stop).await {
+        while let Some(free) = stop.run_until_cancelled(timeout(BUSY_LOOK, self.acquire())).await {
+            let stepped = match free {
+                Ok(permits) => self.step(permits, &stop).await,
+                Err(_) => self.give_back_ghosts().await,
+            };
+            match stepped {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(error) => {
                     if error.is_transient() {
@@ -101,15 +109,31 @@ impl Pipeline {
 
     /// Starts a task that may be what kills workers once nothing else runs here, and nothing
     /// starts beside it: its next death is its own. Waits as long as what runs may still take.
-    async fn run_alone(&self, delivery: Delivery, stop: &CancellationToken) {
-        let all = self.permits.clone().acquire_many_owned(self.concurrency);
-        // The semaphore is never closed; `None`: a stop.
-        let Some(Ok(all)) = stop.run_until_cancelled(all).await else {
-            return self.give_back(vec![delivery]).await;
-        };
-        if let Some(delivery) = self.started(vec![delivery], stop).await.pop() {
-            self.spawn(delivery, all);
+    async fn run_alone(&mut self, delivery: Delivery, stop: &CancellationToken) {
+        loop {
+            let all = self.permits.clone().acquire_many_owned(self.concurrency);
+            match stop.run_until_cancelled(timeout(BUSY_LOOK, all)).await {
+                Some(Ok(Ok(all))) => {
+                    if let Some(delivery) = self.started(vec![delivery], stop).await.pop() {
+                        self.spawn(delivery, all);
+                    }
+                    return;
+                }
+                Some(Err(_)) => {
+                    if let Err(error) = self.give_back_ghosts().await {
+                        warn!(%error, "could not look for what was delivered and never came");
+                    }
+                }
+                // A stop; the semaphore is never closed.
+                None | Some(Ok(Err(_))) => return self.give_back(vec![delivery]).await,
+            }
         }
+    }
+
+    async fn give_back_ghosts(&mut self) -> Result<(), BrokerError> {
+        let ghosts = self.consumer.ghosts().await?;
+        self.give_back(ghosts).await;
+        Ok(())
     }
 
     /// Those that may start now: written down as running where that is wanted, and surely this
