@@ -21,10 +21,9 @@ mod sites;
 mod sweep;
 mod tables;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use anyhow::ensure;
-use umbel::{Application, Env, Registry, RegistryError, Timetable, every};
+use umbel::{Application, Env, Registry, RegistryError, SettingsError, Timetable, every};
 
 pub use app::{App, Settings};
 pub use handover::{Silent, Wanted};
@@ -55,16 +54,17 @@ pub fn registry() -> Result<Registry<App>, RegistryError> {
 /// hourly is then late by less than a tenth.
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
-/// A sweep that comes more rarely than a site can be due would make that setting untrue.
-const SWEEP_RAREST: Duration = Duration::from_hours(24);
+/// No timetable has a shorter period, and a sweep that comes more rarely than a site can be due
+/// would make that setting untrue.
+const SWEEP_PERIODS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// The periodic work: a sweep every SWEEP_EVERY (default 5 min).
 pub fn timetable(env: &Env) -> anyhow::Result<Timetable> {
     let sweep_every = env.duration_or("SWEEP_EVERY", SWEEP_EVERY)?;
-    ensure!(
-        sweep_every <= SWEEP_RAREST,
-        "SWEEP_EVERY must be at most {SWEEP_RAREST:?}, and is {sweep_every:?}"
-    );
+    if !SWEEP_PERIODS.contains(&sweep_every) {
+        let sentence = format!("SWEEP_EVERY must be from 1 s to 24 h, and is {sweep_every:?}");
+        return Err(SettingsError::new(sentence).into());
+    }
     Ok(Timetable::new().entry("sweep-sites", every(sweep_every), SweepSites {}).build()?)
 }
 
@@ -81,7 +81,9 @@ mod tests {
         assert_eq!(slots(&[]).unwrap(), "every 5m");
         assert_eq!(slots(&[("SWEEP_EVERY", "5s")]).unwrap(), "every 5s");
         for wrong in ["soon", "0s", "999ms", "2d"] {
-            assert!(slots(&[("SWEEP_EVERY", wrong)]).is_err(), "{wrong}");
+            let error = slots(&[("SWEEP_EVERY", wrong)]).unwrap_err();
+            assert!(error.is::<SettingsError>(), "{wrong}");
+            assert!(error.to_string().starts_with("SWEEP_EVERY"), "{error}");
         }
     }
 

@@ -60,8 +60,8 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<SettingsError>()
-        || error.is::<crate::EnvError>()
+    // An application may have told its own error around it.
+    error.chain().any(|cause| cause.is::<SettingsError>())
         || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
         || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
