@@ -1,10 +1,6 @@
 //! From the command line to the exit code.
 
-use std::{
-    net::{Ipv4Addr, TcpListener as StdListener},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::TcpListener as StdListener, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use secrecy::SecretString;
@@ -179,6 +175,9 @@ async fn dev<S>(
     args: &DevArgs,
 ) -> anyhow::Result<()> {
     let folder = Folder::open(&args.data)?;
+    let held = hold_address(&settings)?;
+    // The API keeps its port when it is started again.
+    settings.port = held.local_addr()?.port();
     let wants = Wants {
         redis: settings.redis_url.is_none(),
         postgres: settings.database_url.is_none() && !application.migrations.is_empty(),
@@ -207,10 +206,7 @@ async fn dev<S>(
     if settings.jwt_secret.is_none() {
         settings.jwt_secret = Some(folder.secret("jwt")?);
     }
-    if settings.port == 0 {
-        // The API keeps its port when it is started again.
-        settings.port = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    }
+    drop(held);
     let lost = std::cell::OnceCell::new();
     let ended = {
         let roles = async {
@@ -240,6 +236,18 @@ async fn dev<S>(
         Some(sentence) => ended.and(Err(anyhow::anyhow!(sentence))),
         None => ended,
     }
+}
+
+/// Takes the address of the API until its process is about to start: one that somebody else has
+/// would later be told as ours, because somebody answers there.
+fn hold_address(settings: &Settings) -> Result<StdListener, SettingsError> {
+    let addr = settings.addr()?;
+    StdListener::bind(addr).map_err(|error| {
+        SettingsError(format!(
+            "cannot listen on {addr} ({error}): HOST and PORT must name a free address; PORT=0 \
+             takes a free port"
+        ))
+    })
 }
 
 /// Prints, for people and scripts, where everything is, once the API listens.
