@@ -15,6 +15,7 @@ use crate::{
 /// The state of the application. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App {
+    pub db: Db,
     pub sites: Sites,
     pub pages: Pages,
     pub fetcher: Fetcher,
@@ -34,7 +35,8 @@ impl App {
     pub fn new(env: &Env, client: Client, db: Db) -> anyhow::Result<Self> {
         let settings = Settings::read(env)?;
         let fetcher = Fetcher::new(settings.fetch.clone()).context("pages could not be fetched")?;
-        Ok(Self { sites: Sites::new(db.clone()), pages: Pages::new(db), fetcher, client, settings })
+        let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
+        Ok(Self { db, sites, pages, fetcher, client, settings })
     }
 }
 

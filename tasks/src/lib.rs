@@ -4,7 +4,7 @@
 //! pages of its site.
 //!
 //! - [`application`]: all of it as one value, for `umbel::run`
-//! - [`SweepSites`], [`ScrapePage`]: the tasks
+//! - [`SweepSites`], [`ScrapePage`], [`PruneSteps`]: the tasks
 //! - [`App`], with [`Sites`] and [`Pages`]: the state they share, and the tables under it
 //! - [`fetch`], [`metadata`]: one page from the web, and what it says about itself
 
@@ -15,6 +15,7 @@ mod handover;
 mod listing;
 pub mod metadata;
 mod pages;
+mod prune;
 mod routes;
 mod scrape;
 mod sites;
@@ -29,6 +30,7 @@ pub use app::{App, Settings};
 pub use handover::{Silent, Wanted};
 pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
 pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
+pub use prune::{PruneSteps, Pruned};
 pub use routes::routes;
 pub use scrape::{ScrapePage, ScrapedPage};
 pub use sites::{Put, SiteOptions, Sites};
@@ -47,7 +49,11 @@ pub fn application() -> Application<App> {
 
 /// The tasks, name → handler.
 pub fn registry() -> Result<Registry<App>, RegistryError> {
-    Registry::builder().register::<SweepSites>().register::<ScrapePage>().build()
+    Registry::builder()
+        .register::<SweepSites>()
+        .register::<ScrapePage>()
+        .register::<PruneSteps>()
+        .build()
 }
 
 /// How often due sites are looked for, unless SWEEP_EVERY says otherwise: a site that is due
@@ -58,14 +64,20 @@ const SWEEP_EVERY: Duration = Duration::from_mins(5);
 /// would make that setting untrue.
 const SWEEP_PERIODS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
-/// The periodic work: a sweep every SWEEP_EVERY (default 5 min).
+/// What is kept for a week need not be pruned more often.
+const PRUNE_EVERY: Duration = Duration::from_hours(24);
+
+/// The periodic work: a sweep every SWEEP_EVERY (default 5 min), and upkeep.
 pub fn timetable(env: &Env) -> anyhow::Result<Timetable> {
     let sweep_every = env.duration_or("SWEEP_EVERY", SWEEP_EVERY)?;
     if !SWEEP_PERIODS.contains(&sweep_every) {
         let sentence = format!("SWEEP_EVERY must be from 1 s to 24 h, and is {sweep_every:?}");
         return Err(SettingsError::new(sentence).into());
     }
-    Ok(Timetable::new().entry("sweep-sites", every(sweep_every), SweepSites {}).build()?)
+    Ok(Timetable::new()
+        .entry("sweep-sites", every(sweep_every), SweepSites {})
+        .entry("prune-steps", every(PRUNE_EVERY), PruneSteps {})
+        .build()?)
 }
 
 #[cfg(test)]
@@ -85,6 +97,16 @@ mod tests {
             assert!(error.is::<SettingsError>(), "{wrong}");
             assert!(error.to_string().starts_with("SWEEP_EVERY"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_steps_of_tasks_are_pruned_daily() {
+        let timetable = timetable(&Env::default()).unwrap();
+        let entries = timetable.entries().iter();
+        let shown: Vec<_> = entries
+            .map(|entry| format!("{} {} {}", entry.name, entry.schedule, entry.task.task))
+            .collect();
+        assert_eq!(shown, ["sweep-sites every 5m sites.sweep", "prune-steps every 1d steps.prune"]);
     }
 
     #[test]

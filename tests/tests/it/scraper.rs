@@ -5,6 +5,7 @@ mod heals;
 mod pages;
 mod routes;
 mod sites;
+mod upkeep;
 
 use std::{
     fs,
