@@ -124,9 +124,9 @@ async fn dev_refuses_an_address_where_somebody_else_listens() {
     let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = stranger.local_addr().unwrap().port();
     let data = Data::new();
-    let refused = data.launch().env("PORT", port).output();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert_eq!(refused.status.code(), Some(2), "{said}");
+    let mut dev = data.launch().env("PORT", port).start();
+    assert_eq!(dev.ended().await.code(), Some(2));
+    let said = dev.log();
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("PORT"), "{said}");
-    assert!(refused.stdout.is_empty(), "it announces nothing");
+    assert_eq!(dev.printed(), "");
 }
