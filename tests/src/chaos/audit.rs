@@ -62,6 +62,10 @@ pub struct Audit {
     /// order.
     pub recoveries: Vec<i64>,
     pub wrongs: Vec<Wrong>,
+    /// Settles that workers were refused, by their logs.
+    pub refused: usize,
+    /// Workers that did not end well when they were asked to at the end.
+    pub ended_badly: usize,
 }
 
 impl Audit {
