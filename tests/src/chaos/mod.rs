@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod probe;
 pub mod report;
 pub mod scenarios;
+pub mod shim;
 pub mod stage;
 pub mod walk;
 pub mod wrong;

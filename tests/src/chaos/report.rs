@@ -2,7 +2,7 @@
 
 use std::{fmt::Write, time::Duration};
 
-use super::audit::Audit;
+use super::audit::{Audit, Evidence};
 
 /// How many broken laws are told of one scenario; the first ones say most.
 const WRONGS_TOLD: usize = 10;
@@ -31,9 +31,13 @@ pub struct Report {
 impl Report {
     /// With what every scenario must reach: nothing is lost, no law is broken, and every task has
     /// succeeded that was neither taken away nor is meant to be dead.
-    pub fn of(audit: Audit, dead: usize) -> Self {
+    pub fn of(evidence: &Evidence, dead: usize) -> Self {
+        Self::from_audit(Audit::of(evidence), dead)
+    }
+
+    fn from_audit(audit: Audit, dead: usize) -> Self {
         let (lost, broken) = (audit.lost.len(), audit.wrongs.len());
-        let due = audit.tasks - audit.taken.len() - dead;
+        let due = audit.tasks.saturating_sub(audit.taken.len() + dead);
         let done = (audit.succeeded, audit.dead.len());
         let mut report = Self { audit, ..Self::default() };
         report.exactly("tasks lost", 0, lost);
@@ -153,12 +157,12 @@ mod tests {
     fn a_claim_that_is_missed_is_told_and_misses_the_whole() {
         let audit =
             Audit { tasks: 3, succeeded: 2, lost: vec!["x".to_owned()], ..Audit::default() };
-        let mut report = Report::of(audit, 0);
+        let mut report = Report::from_audit(audit, 0);
         assert!(!report.is_met());
         assert!(report.misses().contains("tasks lost: wanted 0, got 1\n"), "{}", report.misses());
         assert!(report.misses().contains("lost: x"));
         assert!(table(&[report]).contains("MISSED"));
-        report = Report::of(Audit { tasks: 3, succeeded: 3, ..Audit::default() }, 0);
+        report = Report::from_audit(Audit { tasks: 3, succeeded: 3, ..Audit::default() }, 0);
         assert!(report.is_met() && report.misses().is_empty());
         assert!(!table(std::slice::from_ref(&report)).contains("MISSED"));
         report.broke = Some("no".to_owned());

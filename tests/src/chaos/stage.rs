@@ -11,11 +11,11 @@ use anyhow::{Context, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use redis::aio::MultiplexedConnection;
 use tokio::{task::JoinHandle, time::sleep};
-use umbel_broker::{BrokerSettings, Client, NewTask, keys::Shard};
+use umbel_broker::{BrokerSettings, CallOptions, Client, NewTask, keys::Shard};
 use umbel_proto::TaskId;
 
 use super::{
-    audit::{Audit, Evidence},
+    audit::Evidence,
     crew::Crew,
     faults::Fault,
     history::History,
@@ -145,8 +145,17 @@ impl Stage {
 
     /// Enqueues these now.
     pub async fn enqueue(&mut self, trials: Vec<Trial>) -> anyhow::Result<()> {
-        let first = self.accepted.len();
-        let new = tasks(trials, &format!("n{first}-"))?;
+        self.enqueue_with(trials, |_| {}).await
+    }
+
+    /// Enqueues these now, with options of their own.
+    pub async fn enqueue_with(
+        &mut self,
+        trials: Vec<Trial>,
+        change: impl Fn(&mut CallOptions),
+    ) -> anyhow::Result<()> {
+        let mut new = tasks(trials, &format!("n{}-", self.accepted.len()))?;
+        new.iter_mut().for_each(|new| change(&mut new.call));
         self.accepted.extend(submit(&self.client, &new).await?);
         Ok(())
     }
@@ -195,8 +204,12 @@ impl Stage {
     }
 
     /// Waits until all is drained and nobody but the living reads, ends the workers and Redis, and
-    /// judges what they left.
-    pub async fn audit(&mut self, crew: &mut Crew, longest: Duration) -> anyhow::Result<Audit> {
+    /// takes what they left.
+    pub async fn evidence(
+        &mut self,
+        crew: &mut Crew,
+        longest: Duration,
+    ) -> anyhow::Result<Evidence> {
         self.drained(longest).await;
         let mut connection = self.connection().await?;
         let shard = Shard::first(&QUEUE.parse()?);
@@ -207,7 +220,7 @@ impl Stage {
         walk.consumers = consumers;
         // It writes what it has not written yet.
         self.redis.stop();
-        let mut audit = Audit::of(&Evidence {
+        Ok(Evidence {
             accepted: std::mem::take(&mut self.accepted),
             history: self.history()?,
             ledger: Ledger::read(self.redis.dir())?,
@@ -215,10 +228,9 @@ impl Stage {
             effects: self.effects(),
             faults: std::mem::take(&mut self.faults),
             living,
-        });
-        audit.ended_badly = ended_badly;
-        audit.refused = crew.refused();
-        Ok(audit)
+            ended_badly,
+            refused: crew.refused(),
+        })
     }
 
     /// Who reads the queue, as soon as it is only the living, or when it has been long enough.

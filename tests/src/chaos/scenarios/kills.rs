@@ -86,13 +86,13 @@ async fn play(plan: Plan, size: Size, keeping: Keeping) -> anyhow::Result<Report
         stage.faults.push(fault);
     }
     stage.fed(feed).await?;
-    let audit = stage.audit(&mut crew, DRAIN_MAX).await?;
-    let mut report = Report::of(audit, 0);
+    let evidence = stage.evidence(&mut crew, DRAIN_MAX).await?;
+    let mut report = Report::of(&evidence, 0);
     report.exactly("kills", size.kills, report.audit.faults);
     let most = size.kills * (CONCURRENCY + SETTLE_BATCH);
     report.at_most("repeated starts", most, report.audit.repeated);
     report.exactly("repeated starts without a kill", 0, report.audit.unexplained.len());
     report.exactly("double effects", 0, report.audit.double_effects);
-    report.exactly("workers that ended badly when asked", 0, report.audit.ended_badly);
+    report.exactly("workers that ended badly when asked", 0, evidence.ended_badly);
     Ok(report)
 }

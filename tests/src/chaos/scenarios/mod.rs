@@ -1,6 +1,14 @@
 //! The scenarios: a fault, how much of it, and what must hold all the same.
 
+mod clock;
 mod kills;
+mod network;
+mod poison;
+mod pressure;
+mod redis_dies;
+mod rolling;
+mod stops;
+mod wipes;
 
 use std::{
     pin::Pin,
@@ -46,6 +54,12 @@ pub struct Plan {
     pub seed: u64,
 }
 
+macro_rules! scenario {
+    ($name:literal, $fault:literal, $play:path) => {
+        Scenario { name: $name, fault: $fault, play: |plan| Box::pin($play(plan)) }
+    };
+}
+
 type Playing = Pin<Box<dyn Future<Output = anyhow::Result<Report>>>>;
 
 /// A scenario.
@@ -57,13 +71,17 @@ pub struct Scenario {
 }
 
 /// All, in the order in which they are told.
-pub const ALL: [Scenario; 2] = [
-    Scenario { name: "C1", fault: "kill -9 of workers", play: |plan| Box::pin(kills::alone(plan)) },
-    Scenario {
-        name: "C1s",
-        fault: "kill -9 of workers under supervisors",
-        play: |plan| Box::pin(kills::supervised(plan)),
-    },
+pub const ALL: [Scenario; 10] = [
+    scenario!("C1", "kill -9 of workers", kills::alone),
+    scenario!("C1s", "kill -9 of workers under supervisors", kills::supervised),
+    scenario!("C2", "SIGSTOP of workers", stops::play),
+    scenario!("C3", "the clock of Redis jumps by an hour", clock::play),
+    scenario!("C4", "kill -9 of Redis", redis_dies::play),
+    scenario!("C7", "latency, cuts, resets, half-open connections", network::play),
+    scenario!("C8", "Redis full, disk full", pressure::play),
+    scenario!("C9", "FLUSHALL, DEL, XGROUP DESTROY, SCRIPT FLUSH", wipes::play),
+    scenario!("C10", "tasks that end their process", poison::play),
+    scenario!("C12", "rolling restart", rolling::play),
 ];
 
 impl Scenario {
