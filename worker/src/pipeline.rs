@@ -16,9 +16,10 @@ use umbel_proto::TaskOptions;
 
 use crate::{execute::Executor, heartbeat::Pulse};
 
-/// After a failed fetch; Redis is asked again until it answers.
+/// After a failed fetch; Redis is asked again until it answers, and goes on being asked often
+/// enough that work begins within a second or two of its return.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(3);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
@@ -33,6 +34,8 @@ pub(crate) struct Pipeline {
     pub pulse: Pulse,
     pub worker: String,
     pub permits: Arc<Semaphore>,
+    /// How many permits there are in all.
+    pub concurrency: u32,
     pub running: TaskTracker,
 }
 
@@ -81,28 +84,59 @@ impl Pipeline {
         if fetched.is_empty() {
             return Ok(());
         }
-        let started = self.started(fetched, stop).await;
-        // Without an answered heartbeat these may be another's by now; a stop gives them back.
+        let (alone, together): (Vec<_>, Vec<_>) =
+            fetched.into_iter().partition(|delivery| self.executor.must_run_alone(delivery));
+        for delivery in self.started(together, stop).await {
+            // As many as were asked for.
+            let Some(permit) = permits.pop() else { break };
+            self.spawn(delivery, permit);
+        }
+        // Held on to, they would be waited for below.
+        drop(permits);
+        for delivery in alone {
+            self.run_alone(delivery, stop).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a task that may be what kills workers once nothing else runs here, and nothing
+    /// starts beside it: its next death is its own. Waits as long as what runs may still take.
+    async fn run_alone(&self, delivery: Delivery, stop: &CancellationToken) {
+        let all = self.permits.clone().acquire_many_owned(self.concurrency);
+        // The semaphore is never closed; `None`: a stop.
+        let Some(Ok(all)) = stop.run_until_cancelled(all).await else {
+            return self.give_back(vec![delivery]).await;
+        };
+        if let Some(delivery) = self.started(vec![delivery], stop).await.pop() {
+            self.spawn(delivery, all);
+        }
+    }
+
+    /// Those that may start now: written down as running where that is wanted, and surely this
+    /// worker's. On a stop they are given back.
+    async fn started(&self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Vec<Delivery> {
+        if deliveries.is_empty() {
+            return deliveries;
+        }
+        let started = self.noted(deliveries, stop).await;
+        // Without an answered heartbeat these may be another's by now.
         while !self.pulse.is_fresh() && !stop.is_cancelled() && !self.pulse.fenced.is_cancelled() {
             sleep(STALE_PULSE_LOOK).await;
         }
         if self.pulse.fenced.is_cancelled() {
             // They are added again by whoever declared this worker dead.
-            return Ok(());
+            return Vec::new();
         }
         if stop.is_cancelled() {
             self.give_back(started).await;
-            return Ok(());
+            return Vec::new();
         }
-        for delivery in started {
-            let Some(permit) = permits.pop() else { break };
-            self.spawn(delivery, permit);
-        }
-        Ok(())
+        started
     }
 
-    /// Writes that the tracked ones run; Redis is asked again until it answers or a stop comes.
-    async fn started(
+    /// Writes that they run, where that is wanted; Redis is asked again until it answers or a stop
+    /// comes.
+    async fn noted(
         &self,
         mut deliveries: Vec<Delivery>,
         stop: &CancellationToken,

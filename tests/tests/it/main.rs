@@ -5,12 +5,16 @@
 mod api;
 mod arrows;
 mod beat;
+mod docs;
 mod handbook;
+mod parking;
+mod poison;
 mod proxy;
 mod readme;
 mod scraper;
 mod services;
 mod store;
+mod supervised;
 mod tasks_run;
 mod whole_house;
 mod workers_die;
