@@ -30,7 +30,8 @@ struct Size {
     over: Duration,
     /// Which are stopped one after the other, in seconds; each lane has two workers of its own.
     lanes: [&'static [u64]; 3],
-    /// One task in a hundred takes so long: longer than any stop.
+    /// One task in so many takes so long: some run on whoever is stopped.
+    long_in: u32,
     long: Duration,
 }
 
@@ -38,6 +39,7 @@ const SMOKE: Size = Size {
     tasks: 1_500,
     over: Duration::from_secs(25),
     lanes: [&[5, 10], &[25], &[]],
+    long_in: 25,
     long: Duration::from_secs(8),
 };
 
@@ -45,6 +47,7 @@ const FULL: Size = Size {
     tasks: 40_000,
     over: Duration::from_secs(150),
     lanes: [&[5, 10, 5, 10, 5, 10, 5, 10, 5, 10], &[30, 30, 30, 30], &[60, 60]],
+    long_in: 250,
     long: Duration::from_secs(40),
 };
 
@@ -57,7 +60,7 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let before = crew.living();
     let mut trials = stage.mix(size.tasks);
     for trial in &mut trials {
-        if stage.dice.random_ratio(1, 100) {
+        if stage.dice.random_ratio(1, size.long_in) {
             *trial = Trial::new(Act::Sleep(size.long.as_millis() as u64));
         }
     }
