@@ -73,6 +73,8 @@ impl From<RedisError> for BrokerError {
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Unavailable(text)
             }
+            // An answer that breaks off is one of a connection that did.
+            _ if error.kind() == redis::ErrorKind::Parse => Self::Unavailable(text),
             _ if error.kind() == redis::ErrorKind::AuthenticationFailed => Self::Denied(text),
             _ => Self::Unexpected(text),
         }

@@ -2,9 +2,10 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -26,11 +27,20 @@ pub struct RedisServer {
     service: Service,
     program: PathBuf,
     port: Port,
+    /// What starts the server, in front of its own command line.
+    launcher: Vec<OsString>,
+    settings: Vec<String>,
 }
 
 impl RedisServer {
     /// Starts `redis-server` or `valkey-server`, or what `UMBEL_REDIS_BIN` names.
     pub fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    /// As [`start`](Self::start): the server is started by `launcher` (for instance `env A=B`), and
+    /// has further settings as its command line takes them (`--maxmemory 10mb`).
+    pub fn start_with(launcher: &[OsString], settings: &[&str]) -> Self {
         let program = match env::var_os("UMBEL_REDIS_BIN") {
             Some(program) => PathBuf::from(program),
             None => find_program(&["redis-server", "valkey-server"], &[])
@@ -38,7 +48,13 @@ impl RedisServer {
         };
         on_a_free_port(|port| {
             let service = Service::new("redis", Signal::SIGKILL);
-            let server = Self { service, program: program.clone(), port };
+            let server = Self {
+                service,
+                program: program.clone(),
+                port,
+                launcher: launcher.to_vec(),
+                settings: settings.iter().map(|word| (*word).to_owned()).collect(),
+            };
             server.run()?;
             Ok(server)
         })
@@ -52,6 +68,11 @@ impl RedisServer {
     /// The port on 127.0.0.1. It stays the same when the server is restarted.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// The folder with its data.
+    pub fn dir(&self) -> &Path {
+        self.service.folder()
     }
 
     /// The number of the server's process. Panics if it is down.
@@ -90,7 +111,8 @@ impl RedisServer {
     }
 
     fn run(&self) -> Result<(), String> {
-        let command = command![
+        let mut command = self.launcher.clone();
+        command.extend(command![
             &self.program,
             "--bind",
             "127.0.0.1",
@@ -106,7 +128,8 @@ impl RedisServer {
             "everysec",
             "--maxmemory-policy",
             "noeviction",
-        ];
+        ]);
+        command.extend(self.settings.iter().map(OsString::from));
         let port = self.port();
         self.service.start(&command, |pid| is_ready(port, pid))
     }

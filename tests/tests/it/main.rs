@@ -5,6 +5,7 @@
 mod api;
 mod arrows;
 mod beat;
+mod chaos;
 mod docs;
 mod ghosts;
 mod handbook;
