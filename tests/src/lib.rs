@@ -7,4 +7,5 @@ pub mod house;
 pub mod pages;
 pub mod probe;
 pub mod process;
+pub mod proxy;
 pub mod services;

@@ -19,5 +19,6 @@ mod postgres;
 mod redis;
 
 pub use pgbouncer::PgBouncer;
+pub(crate) use port::Port;
 pub use postgres::{PostgresServer, TestDatabase};
 pub use redis::RedisServer;

@@ -8,6 +8,7 @@ mod beat;
 mod handbook;
 mod parking;
 mod poison;
+mod proxy;
 mod readme;
 mod scraper;
 mod services;
