@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails with the line that did")]
 
+mod acl;
 mod api;
 mod arrows;
 mod beat;
