@@ -209,6 +209,22 @@ mod tests {
     }
 
     #[test]
+    fn what_a_process_has_begun_and_not_ended_is_open() {
+        let task = |n| format!("chaos-00000000-0000-7000-8000-00000000000{n}");
+        let history: History = format!(
+            "start 1 1 10 1 {a} long\nstart 1 1 10 1 {b} go\nend 1 1 10 1 {b} done\n\
+             start 1 1 20 1 {c} go\n",
+            a = task('a'),
+            b = task('b'),
+            c = task('c'),
+        )
+        .parse()
+        .unwrap();
+        let open: Vec<_> = history.open(10).iter().map(|line| line.note.as_str()).collect();
+        assert_eq!(open, ["long"]);
+    }
+
+    #[test]
     fn the_monotonic_clock_never_goes_back() {
         let (first, second) = (Moment::now(), Moment::now());
         assert!(second.monotonic >= first.monotonic);

@@ -5,11 +5,15 @@
 //! - [`history`]: what its tasks say they did
 //! - [`ledger`]: what Redis wrote down of them, replayed from its append-only file
 //! - [`walk`]: what stands in Redis at the end
+//! - [`audit`]: all three judged against each other
+//! - [`stage`], [`crew`]: the services and processes of a scenario
+//! - [`scenarios`]: what is done to them, and what must hold
 
 pub mod aof;
 pub mod audit;
 pub mod crew;
 pub mod faults;
+pub mod ghosts;
 pub mod history;
 pub mod ledger;
 pub mod probe;

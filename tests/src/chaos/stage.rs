@@ -264,10 +264,7 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        // Left for whoever wants to look into it, where something broke.
-        if !std::thread::panicking() {
-            fs::remove_dir_all(&self.folder).ok();
-        }
+        fs::remove_dir_all(&self.folder).ok();
     }
 }
 

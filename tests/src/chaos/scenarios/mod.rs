@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::LocalSet;
 
 use super::report::Report;
 
@@ -94,7 +94,8 @@ impl Scenario {
         let began = Instant::now();
         // A task of its own, so that a panic of the harness ends this scenario and no other.
         let alone = LocalSet::new();
-        let played = alone.run_until(spawn_local((self.play)(plan))).await;
+        let playing = alone.spawn_local((self.play)(plan));
+        let played = alone.run_until(playing).await;
         let mut report = match played {
             Ok(Ok(report)) => report,
             Ok(Err(error)) => Report { broke: Some(format!("{error:#}")), ..Report::default() },

@@ -9,9 +9,9 @@ use umbel_broker::{BrokerSettings, Client};
 use super::Plan;
 use crate::{
     chaos::{
-        audit::Evidence,
         crew::{Crew, Keeping},
         faults::Fault,
+        ghosts::Ghosts,
         history::Moment,
         probe::{Act, Trial},
         report::Report,
@@ -40,9 +40,6 @@ const AFTER_SILENCE: Duration = Duration::from_secs(10);
 
 /// How many tasks come in while all workers are deaf.
 const GHOSTS: usize = 16;
-
-/// What was handed out and not started so soon had been lost on its way.
-const GHOST_AFTER: i64 = 1_000;
 
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
@@ -98,10 +95,10 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let mut report = Report::of(&evidence, 0);
     let (keys, tasks) = (evidence.accepted.len(), evidence.ledger.stories.len());
     report.exactly("tasks enqueued for as many keys", keys, tasks);
-    let (ghosts, slowest) = ghosts(&evidence);
-    report.at_least("tasks lost on their way to a worker", 1, ghosts);
+    let ghosts = Ghosts::of(&evidence, |fault| Trouble::is_silence(fault.what));
+    report.at_least("tasks lost on their way to a worker", 1, ghosts.count);
     let longest = plan.profile.time(Duration::from_secs(10));
-    report.within("until such a task was found, the line being well", longest, slowest);
+    report.within("until such a task was found, the line being well", longest, ghosts.slowest);
     report.exactly("starts again", 0, report.audit.repeated);
     let gone = before.iter().filter(|pid| !evidence.living.contains(*pid)).count();
     report.exactly("workers that had to be started again", 0, gone);
@@ -178,36 +175,4 @@ async fn suffer(
         }
     }
     Ok(())
-}
-
-/// How many hand-outs were started late, and how late the latest was, silences not counted.
-fn ghosts(evidence: &Evidence) -> (usize, Option<i64>) {
-    let Evidence { ledger, history, faults, .. } = evidence;
-    let starts = history.starts();
-    let (mut count, mut slowest) = (0, None);
-    for (id, starts) in starts {
-        let Some(story) = ledger.stories.get(id.as_str()) else { continue };
-        for hand_out in &story.handed_out {
-            let pid = ledger.pids.get(&hand_out.worker);
-            let own = starts.iter().filter(|start| Some(&start.pid) == pid);
-            let Some(start) = own.map(|start| start.at.wall).find(|at| *at >= hand_out.at) else {
-                continue;
-            };
-            // Given back, and handed out again before this start.
-            let is_last = |other: i64| other <= hand_out.at || other > start;
-            if !story.handed_out.iter().all(|other| is_last(other.at)) {
-                continue;
-            }
-            count += usize::from(start - hand_out.at > GHOST_AFTER);
-            let silent_until = faults
-                .iter()
-                .filter(|fault| Trouble::is_silence(fault.what))
-                .filter(|fault| fault.from.wall <= start && fault.until.wall >= hand_out.at)
-                .map(|fault| fault.until.wall)
-                .max();
-            let since = silent_until.unwrap_or(hand_out.at).max(hand_out.at);
-            slowest = slowest.max(Some((start - since).max(0)));
-        }
-    }
-    (count, slowest)
 }
