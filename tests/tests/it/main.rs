@@ -15,5 +15,6 @@ mod scraper;
 mod services;
 mod store;
 mod tasks_run;
+mod trouble;
 mod whole_house;
 mod workers_die;
