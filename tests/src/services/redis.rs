@@ -144,7 +144,7 @@ impl RedisServer {
     /// As [`restart`](Self::restart), with further options, and does not wait until the server has
     /// read its data.
     pub fn restart_loading(&self, options: &[&str]) {
-        self.run(options, Self::is_up).unwrap_or_else(|why| panic!("{why}"));
+        self.run(options, Self::listens).unwrap_or_else(|why| panic!("{why}"));
     }
 
     /// What users were refused since this was asked last: user, why, what.
@@ -205,17 +205,9 @@ impl RedisServer {
         self.service.start(&command, |pid| ready(self, pid))
     }
 
-    /// Whether the server has read its data: until then it answers most commands with `-LOADING`.
+    /// Whether the server with this pid answers, rather than another one that was faster, and has
+    /// read its data: until then it answers most commands with `-LOADING`.
     fn is_ready(&self, pid: u32) -> bool {
-        self.hello(pid).is_some_and(|answer| answer.starts_with("+PONG"))
-    }
-
-    fn is_up(&self, pid: u32) -> bool {
-        self.hello(pid).is_some()
-    }
-
-    /// What the server with this pid says first, rather than another one that was faster.
-    fn hello(&self, pid: u32) -> Option<String> {
         let ask = || -> std::io::Result<String> {
             let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port()))?;
             connection.set_read_timeout(Some(ASK_MAX))?;
@@ -224,7 +216,13 @@ impl RedisServer {
             connection.read_to_string(&mut answer)?;
             Ok(answer)
         };
-        ask().ok().filter(|answer| answer.contains(&format!("process_id:{pid}\r\n")))
+        ask().is_ok_and(|answer| {
+            answer.starts_with("+PONG") && answer.contains(&format!("process_id:{pid}\r\n"))
+        })
+    }
+
+    fn listens(&self, _: u32) -> bool {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.port())).is_ok()
     }
 }
 

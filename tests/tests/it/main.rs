@@ -19,5 +19,6 @@ mod services;
 mod store;
 mod supervised;
 mod tasks_run;
+mod trouble;
 mod whole_house;
 mod workers_die;

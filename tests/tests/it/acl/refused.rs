@@ -126,6 +126,19 @@ async fn what_no_role_needs_is_refused() {
     assert_eq!(stands(), before, "nothing has changed");
 }
 
+#[test]
+fn as_it_is_shipped_the_file_lets_nobody_in() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis-users.acl");
+    let redis = RedisServer::start_with(&["--aclfile", file]);
+    for user in ROLES {
+        assert!(redis.cli(&["ACL", "LIST"]).contains(&format!("user {user} on ")));
+        for password in ["", user] {
+            let answer = redis.cli(&["AUTH", user, password]);
+            assert!(answer.starts_with("WRONGPASS"), "{user}: {answer}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_without_a_command_learns_that_it_is_denied() {
     let redis = RedisServer::start_restricted();
