@@ -13,11 +13,13 @@
 //! ```
 
 mod child;
+mod journal;
 mod pgbouncer;
 mod port;
 mod postgres;
 mod redis;
 
+pub use journal::Command;
 pub use pgbouncer::PgBouncer;
 pub use postgres::{PostgresServer, TestDatabase};
 pub use redis::RedisServer;

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
     path::PathBuf,
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     child::{Service, command, find_program},
+    journal,
     port::{Port, on_a_free_port},
 };
 
@@ -26,11 +28,18 @@ pub struct RedisServer {
     service: Service,
     program: PathBuf,
     port: Port,
+    settings: &'static [&'static str],
 }
 
 impl RedisServer {
     /// Starts `redis-server` or `valkey-server`, or what `UMBEL_REDIS_BIN` names.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With further settings, each with its value, which stay when it is restarted:
+    /// `&["--maxmemory", "1mb"]`.
+    pub fn start_with(settings: &'static [&'static str]) -> Self {
         let program = match env::var_os("UMBEL_REDIS_BIN") {
             Some(program) => PathBuf::from(program),
             None => find_program(&["redis-server", "valkey-server"], &[])
@@ -38,7 +47,7 @@ impl RedisServer {
         };
         on_a_free_port(|port| {
             let service = Service::new("redis", Signal::SIGKILL);
-            let server = Self { service, program: program.clone(), port };
+            let server = Self { service, program: program.clone(), port, settings };
             server.run()?;
             Ok(server)
         })
@@ -84,13 +93,20 @@ impl RedisServer {
         self.service.stop();
     }
 
+    /// Every command that changed something, in order, by the server's own append-only file. Only
+    /// the file of a server that was [stopped](Self::stop) is whole, and only if it was never
+    /// rewritten: start it with `--auto-aof-rewrite-percentage 0`.
+    pub fn journal(&self) -> Vec<journal::Command> {
+        journal::read(&self.service.folder().join("appendonlydir"))
+    }
+
     /// Starts the server again, on the same port with the same data; ends it first if it runs.
     pub fn restart(&self) {
         self.run().unwrap_or_else(|why| panic!("{why}"));
     }
 
     fn run(&self) -> Result<(), String> {
-        let command = command![
+        let mut command = command![
             &self.program,
             "--bind",
             "127.0.0.1",
@@ -106,7 +122,9 @@ impl RedisServer {
             "everysec",
             "--maxmemory-policy",
             "noeviction",
-        ];
+        ]
+        .to_vec();
+        command.extend(self.settings.iter().map(OsString::from));
         let port = self.port();
         self.service.start(&command, |pid| is_ready(port, pid))
     }
