@@ -17,6 +17,7 @@ use crate::{
     BrokerError, BrokerSettings,
     connection::Connector,
     keys::{self, Shard},
+    script::Scripts,
 };
 
 /// How long readiness may take; a health check that waits longer is itself a failure.
@@ -27,6 +28,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Client {
     connection: Arc<Mutex<ConnectionManager>>,
     connector: Connector,
+    scripts: Arc<Scripts>,
     /// Queues that this process has entered in the list of queues.
     listed: Arc<Mutex<HashSet<QueueName>>>,
 }
@@ -38,7 +40,7 @@ impl Client {
     pub fn open(settings: &BrokerSettings, role: &str) -> Result<Self, BrokerError> {
         let connector = Connector::new(settings, role)?;
         let connection = Arc::new(Mutex::new(connector.shared()?));
-        Ok(Self { connection, connector, listed: Arc::default() })
+        Ok(Self { connection, connector, scripts: Scripts::shipped(), listed: Arc::default() })
     }
 
     /// A client with a connection of its own, for a thread that must not wait for this one's.
@@ -63,6 +65,16 @@ impl Client {
             .ok_or_else(|| BrokerError::Unexpected("TIME is out of range".to_owned()))
     }
 
+    /// The same client with other scripts; see [`Scripts::broken`].
+    #[doc(hidden)]
+    pub fn with_scripts(self, scripts: Arc<Scripts>) -> Self {
+        Self { scripts, ..self }
+    }
+
+    pub(crate) fn scripts(&self) -> &Scripts {
+        &self.scripts
+    }
+
     pub(crate) fn connector(&self) -> &Connector {
         &self.connector
     }
@@ -72,10 +84,14 @@ impl Client {
     }
 
     /// The connection comes back by itself when it breaks, but not when it only falls silent, as
-    /// behind a proxy, nor after a refused password: then it is given up for a new one.
+    /// behind a proxy, nor after a refused password, nor when its server has become a replica and
+    /// the name leads to another by now: then it is given up for a new one.
     fn judged<T>(&self, answer: RedisResult<T>) -> Result<T, BrokerError> {
         answer.map_err(|error| {
-            if error.is_timeout() || error.kind() == ErrorKind::AuthenticationFailed {
+            if error.is_timeout()
+                || error.kind() == ErrorKind::AuthenticationFailed
+                || error.code() == Some("READONLY")
+            {
                 match self.connector.shared() {
                     Ok(anew) => {
                         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = anew;

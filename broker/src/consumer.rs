@@ -26,7 +26,8 @@ const BLOCK: Duration = Duration::from_secs(5);
 /// pending for a worker that never saw it.
 const BLOCK_MARGIN: Duration = Duration::from_secs(2);
 
-/// How often what Redis thinks we hold is compared with what we hold, while we hold something.
+/// How often what Redis thinks we hold is compared with what we hold, while we hold something, and
+/// once after each connect: longer than a read that still blocks on the connection before.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// As many tasks of the largest size as a client's output buffer in Redis bears: 16 MiB.
@@ -48,10 +49,14 @@ pub struct Consumer {
     stop: Stop,
     link: Option<Link>,
     reconciled: Instant,
+    /// The connection before may still be given something.
+    unsure: bool,
     /// The last look found more than there was room for.
     owed: bool,
     /// The notes for people are written.
     introduced: bool,
+    /// It was said how settles are fenced here.
+    fence_told: bool,
     passed_over: [u8; 4],
     /// Which shard goes first in the next pass, so that queues of one worker share it.
     turn: usize,
@@ -109,8 +114,10 @@ impl Consumer {
             stop,
             link: None,
             reconciled: Instant::now(),
+            unsure: false,
             owed: false,
             introduced: false,
+            fence_told: false,
             passed_over: [0; 4],
             turn: 0,
         }
@@ -128,6 +135,23 @@ impl Consumer {
     /// again and finds what the broken connection was sent.
     pub async fn fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
         let fetched = self.try_fetch(free.min(FETCH_MAX)).await;
+        self.take_in(fetched)
+    }
+
+    /// Only what was delivered to this worker and never came. There is no room for it where
+    /// everything is busy, so it is to be released: others may have.
+    pub async fn ghosts(&mut self) -> Result<Vec<Delivery>, BrokerError> {
+        let found = match self.ensure_link().await {
+            Ok(_) => self.reconcile(FETCH_MAX).await,
+            Err(error) => Err(error),
+        };
+        self.take_in(found)
+    }
+
+    fn take_in(
+        &mut self,
+        fetched: Result<Vec<Delivery>, BrokerError>,
+    ) -> Result<Vec<Delivery>, BrokerError> {
         match &fetched {
             // Only now: what an error half way drops must be found again as a ghost.
             Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d.key.clone())),
@@ -137,14 +161,12 @@ impl Consumer {
     }
 
     async fn try_fetch(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
-        let connected = self.link.is_none();
-        if connected {
-            self.introduce().await?;
-            self.link = Some(self.connect().await?);
-        }
-        let due = !self.held.is_empty() && self.reconciled.elapsed() >= RECONCILE_EVERY;
+        let connected = self.ensure_link().await?;
+        let due =
+            (self.unsure || !self.held.is_empty()) && self.reconciled.elapsed() >= RECONCILE_EVERY;
         if connected || due || self.owed {
             let ghosts = self.reconcile(free).await?;
+            self.unsure &= connected;
             if !ghosts.is_empty() {
                 return Ok(ghosts);
             }
@@ -162,6 +184,19 @@ impl Consumer {
         // the one that every stream may bring.
         let share = (free / everything.len()).max(1);
         self.read(&everything, share, Some(BLOCK)).await
+    }
+
+    /// Connects where there is no connection; whether it did.
+    async fn ensure_link(&mut self) -> Result<bool, BrokerError> {
+        if self.link.is_some() {
+            return Ok(false);
+        }
+        self.introduce().await?;
+        let link = self.connect().await?;
+        self.tell_fence(&link);
+        self.link = Some(link);
+        self.unsure = true;
+        Ok(true)
     }
 
     /// Writes what people and other workers go by. A full Redis refuses it, and must be drained
@@ -187,6 +222,18 @@ impl Consumer {
         }
     }
 
+    /// Once a worker: how late settles are told apart after the server has changed.
+    fn tell_fence(&mut self, link: &Link) {
+        let hidden = link.epochs.values().any(|epoch| epoch.run_id.is_empty());
+        if hidden && !self.fence_told {
+            warn!(
+                worker = self.worker,
+                "INFO does not tell the run_id of the server: settles compare task ids instead"
+            );
+        }
+        self.fence_told = true;
+    }
+
     async fn connect(&self) -> Result<Link, BrokerError> {
         let mut connection = self.client.connector().own(BLOCK + BLOCK_MARGIN).await?;
         let name = format!("umbel:worker:{}", self.worker);
@@ -202,7 +249,7 @@ impl Consumer {
         let mut epochs = HashMap::new();
         for shard in &self.shards {
             // Read before anything is read under it: old ids must not get a new server's tag.
-            let epoch = shard::ensure_groups(shard, &mut connection).await?;
+            let epoch = shard::ensure_groups(self.client.scripts(), shard, &mut connection).await?;
             epochs.insert(shard.clone(), Arc::new(epoch));
         }
         Ok(Link { connection, epochs })
@@ -216,7 +263,9 @@ impl Consumer {
             for shard in &self.shards {
                 let room = free.saturating_sub(ghosts.len());
                 let (worker, held) = (&self.worker, &self.held);
-                let found = reconcile::ghosts(shard, worker, held, room, &mut link.connection);
+                let scripts = self.client.scripts();
+                let found =
+                    reconcile::ghosts(scripts, shard, worker, held, room, &mut link.connection);
                 let found = found.await?;
                 self.owed |= found.more;
                 ghosts.extend(found.deliveries);

@@ -5,7 +5,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use umbel_proto::{Body, Envelope, EnvelopeError, Priority, TaskId, envelope::VERSION};
+use chrono::{DateTime, Utc};
+use umbel_proto::{Body, Envelope, EnvelopeError, Priority, TaskName, envelope::VERSION};
 
 use crate::keys::{Shard, Stream};
 
@@ -43,6 +44,8 @@ pub struct Contents {
     /// Its `env` is empty: it is unpacked in `body`.
     pub envelope: Envelope,
     pub body: Body,
+    /// When it was first parked; `None`: never.
+    pub parked: Option<DateTime<Utc>>,
 }
 
 impl Delivery {
@@ -53,21 +56,40 @@ impl Delivery {
                 .find(|(field, _)| field == name.as_bytes())
                 .map(|(_, value)| value.as_slice())
         };
-        let id = field("id").and_then(|id| std::str::from_utf8(id).ok()?.parse::<TaskId>().ok());
+        let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let id = text("id").unwrap_or_default().to_owned();
+        let parked =
+            text("parked").and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?));
         let contents = Envelope::read(field).and_then(|mut envelope| {
             // A newer body may be of any shape; it stays packed for a newer worker.
             let body =
                 if envelope.version > VERSION { Body::default() } else { envelope.body()? };
             // Unpacked, it would only be held twice.
             envelope.env = Vec::new();
-            Ok(Contents { envelope, body })
+            Ok(Contents { envelope, body, parked })
         });
-        Self { key, epoch, id: id.map(String::from).unwrap_or_default(), contents }
+        Self { key, epoch, id, contents }
     }
 
-    /// The task's id, empty where the entry has none.
+    /// What the entry has as its task's id, empty where it has none.
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether every state of it is written, not only its end.
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.contents.as_ref().is_ok_and(|contents| contents.body.tracked)
+    }
+
+    /// Whether it was there when a worker died, and that counted against it.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.contents.as_ref().is_ok_and(|contents| contents.envelope.crashes > 0)
+    }
+
+    /// The name to park it under: a newer envelope waits for workers that understand it.
+    pub(crate) fn parked_as(&self) -> String {
+        let Ok(Contents { envelope, .. }) = &self.contents else { return String::new() };
+        parked_as(envelope.task.as_str(), envelope.version)
     }
 
     /// The priority that the entry waited with, where its stream tells.
@@ -84,6 +106,17 @@ impl Delivery {
     pub fn entry(&self) -> &str {
         &self.key.entry
     }
+}
+
+/// What tasks of a name are parked under: those whose envelope is newer than this release apart.
+pub(crate) fn parked_as(task: &str, version: u32) -> String {
+    if version > VERSION { format!("{task}@{version}") } else { task.to_owned() }
+}
+
+/// The task that waits under a parked name, where this release understands its envelopes.
+pub fn parked_task(name: &str) -> Option<TaskName> {
+    let (task, version) = name.split_once('@').unwrap_or((name, "0"));
+    task.parse().ok().filter(|_| version.parse().is_ok_and(|version: u32| version <= VERSION))
 }
 
 /// The entries that this worker knows of: handed out by a fetch, their settle not answered yet.
@@ -124,5 +157,21 @@ impl Held {
     // Nothing awaits while the lock is held, and no code under it panics half-way.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<EntryKey>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_envelope_is_parked_apart_from_what_only_lacks_a_handler() {
+        assert_eq!(parked_as("shop.first", VERSION), "shop.first");
+        let newer = parked_as("shop.first", VERSION + 1);
+        assert_ne!(newer, "shop.first");
+        assert_eq!(parked_task("shop.first").unwrap().as_str(), "shop.first");
+        assert_eq!(parked_task(&newer), None, "this release cannot run it");
+        assert_eq!(parked_task(&format!("shop.first@{VERSION}")).unwrap().as_str(), "shop.first");
+        assert_eq!(parked_task("No Name"), None);
     }
 }

@@ -233,7 +233,7 @@ impl Client {
         self.list_queue_once(shard).await?;
         let sealed: Vec<Sealed> =
             tasks.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
-        let mut call = script::of_shard(&script::ENQUEUE, shard);
+        let mut call = script::of_shard(&self.scripts().enqueue, shard);
         call.key(shard.delayed()).key(shard.waiting());
         call.arg(shard.prefix()).arg(shard.queue().as_str()).arg(IDEMPOTENCY_TTL.as_secs());
         for task in &sealed {

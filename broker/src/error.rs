@@ -37,6 +37,9 @@ pub enum BrokerError {
     /// A setting is wrong; the sentence names it.
     #[error("{0}")]
     Settings(String),
+    /// This Redis would lose tasks; the sentence says what to set.
+    #[error("{0}")]
+    Unsuitable(String),
     /// The keys in Redis were written by a newer release.
     #[error("the keys in redis have layout {found}; this release knows {}", crate::keys::LAYOUT)]
     NewerLayout { found: String },

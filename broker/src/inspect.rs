@@ -40,6 +40,8 @@ pub struct QueueStatus {
     pub running: u64,
     /// Waits for its time, retries included.
     pub delayed: u64,
+    /// Waits for a worker that can run it.
+    pub parked: u64,
     /// Dead letters.
     pub dead: u64,
 }
@@ -88,8 +90,19 @@ impl Client {
             queued: ready.iter().sum::<u64>().saturating_sub(running),
             running,
             delayed: *delayed,
+            parked: self.parked(&shard).await?,
             dead: *dead,
         })
+    }
+
+    async fn parked(&self, shard: &Shard) -> Result<u64, BrokerError> {
+        let names: Vec<String> =
+            self.query(cmd("ZRANGE").arg(shard.parked()).arg(0).arg(-1)).await?;
+        let mut parked = 0;
+        for name in names {
+            parked += self.query::<u64>(cmd("ZCARD").arg(shard.parked_as(&name))).await?;
+        }
+        Ok(parked)
     }
 
     async fn pending(&self, stream: &str) -> Result<u64, BrokerError> {

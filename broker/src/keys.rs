@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use umbel_proto::{Priority, QueueName, TaskId, TaskName};
+use umbel_proto::{Priority, QueueName, TaskId};
 
 /// The consumer group of every ready stream.
 pub const GROUP: &str = "workers";
@@ -92,9 +92,14 @@ impl Shard {
         format!("umbel:{{{}}}:delayed", self.tag)
     }
 
-    /// ZSET: give-up ms → task id of what no worker knows yet.
-    pub fn parked(&self, task: &TaskName) -> String {
-        format!("umbel:{{{}}}:parked:{task}", self.tag)
+    /// ZSET: first give-up ms → a name under which tasks are parked.
+    pub fn parked(&self) -> String {
+        format!("umbel:{{{}}}:parked", self.tag)
+    }
+
+    /// ZSET: give-up ms → task id of what no worker could run yet.
+    pub fn parked_as(&self, name: &str) -> String {
+        format!("umbel:{{{}}}:parked:{name}", self.tag)
     }
 
     /// HASH: task id → packed entry of what is delayed or parked.
@@ -226,6 +231,7 @@ what is next               XRANGE umbel:{Q}:ready:normal - + COUNT 1
 what runs where            XPENDING umbel:{Q}:ready:normal workers - + 10
 what is known of a task    HGETALL umbel:{Q}:task:ID
 what is due next           ZRANGE umbel:{Q}:delayed 0 9 WITHSCORES
+what no worker can run yet ZRANGE umbel:{Q}:parked 0 -1
 what failed for good       XRANGE umbel:{Q}:dead - + COUNT 10
 how the queue is set       HGETALL umbel:{Q}:control
 who is alive               HGETALL umbel:{workers}:info
@@ -245,7 +251,8 @@ mod tests {
         for key in [
             shard.ready(Stream::Recovered),
             shard.delayed(),
-            shard.parked(&"a".parse().unwrap()),
+            shard.parked(),
+            shard.parked_as("a"),
             shard.waiting(),
             shard.dead(),
             shard.task(&id),
@@ -261,7 +268,8 @@ mod tests {
         ] {
             assert!(key.starts_with(&shard.prefix()), "{key}");
         }
-        // Scripts make these two from the prefix.
+        // Scripts make these from the prefix.
+        assert_eq!(shard.parked_as("a"), format!("{}parked:a", shard.prefix()));
         assert_eq!(shard.task(&id), format!("{}task:{id}", shard.prefix()));
         assert_eq!(shard.idempotency("k"), format!("{}idempotency:k", shard.prefix()));
     }

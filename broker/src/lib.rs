@@ -19,6 +19,7 @@ pub mod keys;
 pub mod liveness;
 mod reconcile;
 mod script;
+mod server;
 mod settings;
 mod settle;
 mod settler;
@@ -28,10 +29,12 @@ mod wait;
 
 pub use client::Client;
 pub use consumer::{Consumer, Stop};
-pub use delivery::{Contents, Delivery, Held};
+pub use delivery::{Contents, Delivery, Held, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
 pub use inspect::{QueueStatus, TaskRecord};
+#[doc(hidden)]
+pub use script::Scripts;
 pub use settings::BrokerSettings;
 pub use settle::{Settlement, Terms, Verdict, Why};
 pub use settler::Settler;

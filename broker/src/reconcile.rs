@@ -9,7 +9,7 @@ use crate::{
     BrokerError, Delivery, Held,
     delivery::{EntryKey, Epoch},
     keys::{GROUP, Shard, Stream},
-    script,
+    script::{self, Scripts},
 };
 
 /// More than any worker runs at once, so that the whole of what it holds is seen.
@@ -25,11 +25,12 @@ pub(crate) struct Pending {
 }
 
 pub(crate) async fn pending(
+    scripts: &Scripts,
     shard: &Shard,
     worker: &str,
     connection: &mut impl ConnectionLike,
 ) -> Result<Pending, BrokerError> {
-    let mut call = script::of_shard(&script::HELD, shard);
+    let mut call = script::of_shard(&scripts.held, shard);
     call.arg(worker).arg(HELD_MAX);
     let answer: Vec<String> = script::run(&call, connection).await?;
     let unexpected = || BrokerError::Unexpected("held did not answer in threes".to_owned());
@@ -60,6 +61,7 @@ pub(crate) struct Ghosts {
 /// ghost: what is in memory is running or being settled. Must run on the reading connection,
 /// between two reads.
 pub(crate) async fn ghosts(
+    scripts: &Scripts,
     shard: &Shard,
     worker: &str,
     held: &Held,
@@ -67,7 +69,7 @@ pub(crate) async fn ghosts(
     connection: &mut impl ConnectionLike,
 ) -> Result<Ghosts, BrokerError> {
     let known = held.keys();
-    let pending = pending(shard, worker, connection).await?;
+    let pending = pending(scripts, shard, worker, connection).await?;
     let mut unknown: Vec<EntryKey> = pending
         .entries
         .into_keys()

@@ -34,6 +34,8 @@ pub enum Verdict {
     Bury { why: Why, error: String },
     /// It ends without having run to its end: cancelled or expired.
     Discard { state: TaskState, by: String },
+    /// It waits for a worker that can run it, at most for `left`, as the same attempt.
+    Park { left: Duration, reason: String },
     /// It goes back to be taken by any worker, as the same attempt.
     Release,
 }
@@ -111,18 +113,23 @@ pub(crate) enum Answer {
 
 impl Verdict {
     /// The verb of the script, and the two values that go with it.
-    fn words(&self, now: DateTime<Utc>) -> (&'static str, Vec<u8>, &str) {
-        let due = |delay: &Duration| {
+    fn words(&self, delivery: &Delivery, now: DateTime<Utc>) -> (&'static str, Vec<u8>, &str) {
+        let after = |delay: &Duration| {
             let delay = chrono::Duration::from_std(*delay).unwrap_or(chrono::Duration::MAX);
             let at = now.checked_add_signed(delay).unwrap_or(DateTime::<Utc>::MAX_UTC);
-            at.timestamp_millis().to_string().into_bytes()
+            at.timestamp_millis()
         };
+        let due = |delay| after(delay).to_string().into_bytes();
         match self {
             Self::Complete { output } => ("complete", output.clone(), ""),
             Self::Retry { delay, error } => ("retry", due(delay), error),
             Self::Defer { delay, reason } => ("defer", due(delay), reason),
             Self::Bury { why, error } => ("bury", why.as_str().into(), error),
             Self::Discard { state, by } => ("discard", state.as_str().into(), by),
+            Self::Park { left, reason } => {
+                let words = format!("{} {}", after(left), delivery.parked_as());
+                ("park", words.into_bytes(), reason)
+            }
             Self::Release => ("release", Vec::new(), ""),
         }
     }
@@ -139,8 +146,12 @@ impl Client {
         batch: &[Settlement],
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<Answer>>, BrokerError> {
-        let mut call = script::of_shard(&script::SETTLE, shard);
-        call.key(shard.delayed()).key(shard.waiting()).key(shard.dead());
+        let mut call = script::of_shard(&self.scripts().settle, shard);
+        call.key(shard.delayed())
+            .key(shard.waiting())
+            .key(shard.dead())
+            .key(shard.suspects())
+            .key(shard.parked());
         call.arg(&epoch.run_id)
             .arg(&epoch.generation)
             .arg(shard.prefix())
@@ -150,12 +161,13 @@ impl Client {
         for Settlement { delivery, verdict, terms } in batch {
             let contents = delivery.contents.as_ref().ok();
             let envelope = contents.map(|contents| &contents.envelope);
-            let (verb, a, b) = verdict.words(now);
+            let (verb, a, b) = verdict.words(delivery, now);
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
                 .arg(delivery.id())
                 .arg(verb)
-                .arg(u8::from(contents.is_some_and(|contents| contents.body.tracked)))
+                .arg(u8::from(delivery.is_tracked()))
+                .arg(u8::from(delivery.is_suspect()))
                 .arg(ttl_s(terms.result_ttl))
                 .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
                 .arg(Stream::from(terms.priority).key_index())
@@ -169,8 +181,8 @@ impl Client {
         answers(self.call(&call).await?, batch.len())
     }
 
-    /// Says of the tracked tasks among `deliveries` that they run, and gives back those that this
-    /// worker still holds.
+    /// Says of the tracked tasks among `deliveries`, and of those that were there when a worker
+    /// died, that they run; gives back those that this worker still holds.
     pub async fn start(
         &self,
         worker: &str,
@@ -178,10 +190,9 @@ impl Client {
         deliveries: Vec<Delivery>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Delivery>, (Vec<Delivery>, BrokerError)> {
-        let (tracked, mut ready): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(|delivery| {
-            delivery.contents.as_ref().is_ok_and(|contents| contents.body.tracked)
-        });
-        let mut waiting = tracked;
+        let (mut waiting, mut ready): (Vec<_>, Vec<_>) = deliveries
+            .into_iter()
+            .partition(|delivery| delivery.is_tracked() || delivery.is_suspect());
         while let Some(last) = waiting.last() {
             let (shard, epoch) = (last.key.shard.clone(), last.epoch.clone());
             let (batch, rest): (Vec<_>, Vec<_>) = waiting
@@ -223,8 +234,9 @@ impl Client {
         batch: &[Delivery],
         now: DateTime<Utc>,
     ) -> Result<Option<Vec<Answer>>, BrokerError> {
-        let mut call = script::of_shard(&script::START, shard);
-        call.arg(&epoch.run_id)
+        let mut call = script::of_shard(&self.scripts().start, shard);
+        call.key(shard.suspects())
+            .arg(&epoch.run_id)
             .arg(&epoch.generation)
             .arg(shard.prefix())
             .arg(worker)
@@ -234,7 +246,9 @@ impl Client {
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
                 .arg(delivery.id())
-                .arg(envelope.map_or(0, |envelope| envelope.attempt));
+                .arg(envelope.map_or(0, |envelope| envelope.attempt))
+                .arg(u8::from(delivery.is_tracked()))
+                .arg(u8::from(delivery.is_suspect()));
         }
         answers(self.call(&call).await?, batch.len())
     }
@@ -249,10 +263,11 @@ impl Client {
         delivery: impl Fn(&mut T) -> &mut Delivery,
         held: &Held,
     ) -> Result<Vec<T>, (Vec<T>, BrokerError)> {
-        let pending = match reconcile::pending(shard, worker, &mut self.connection()).await {
-            Ok(pending) => pending,
-            Err(error) => return Err((items, error)),
-        };
+        let pending =
+            match reconcile::pending(self.scripts(), shard, worker, &mut self.connection()).await {
+                Ok(pending) => pending,
+                Err(error) => return Err((items, error)),
+            };
         let mut valid = Vec::new();
         for mut item in items {
             let held_here = delivery(&mut item);

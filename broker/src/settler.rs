@@ -21,9 +21,10 @@ const BATCH_MAX: usize = 128;
 /// How many ended runs may wait for Redis before the worker stops fetching.
 const QUEUE_MAX: usize = 10_000;
 
-/// After a refused or lost settle; Redis is asked again until it answers.
+/// After a refused or lost settle; Redis is asked again until it answers, and goes on being asked
+/// often enough that what ended during an outage is settled soon after it.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-const RETRY_LONGEST: Duration = Duration::from_secs(2);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// The worker's end of the settle queue.
 #[derive(Debug, Clone)]

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use redis::{aio::ConnectionLike, cmd};
+use redis::aio::ConnectionLike;
+use tracing::{error, info};
 use uuid::Uuid;
 
 use crate::{
     BrokerError, Client,
     delivery::Epoch,
-    keys::{self, Shard, Stream},
-    script,
+    keys::{self, Shard},
+    script::{self, Scripts},
 };
 
 /// How many due tasks one tick moves: a longer script would hold up every other client.
@@ -30,6 +31,8 @@ pub enum Tick {
         /// Due ids without a body: must be none unless Redis lost data.
         gone: u64,
         next_due: Option<DateTime<Utc>>,
+        /// The names under which tasks are parked.
+        parked: Vec<String>,
     },
     /// The caller's clock and that of Redis differ too much; nothing was moved.
     Skewed { redis: DateTime<Utc> },
@@ -55,19 +58,15 @@ pub struct Recovered {
 /// Makes the groups of a queue where they are missing, over a given connection: what is read on
 /// it afterwards is of this epoch.
 pub(crate) async fn ensure_groups(
+    scripts: &Scripts,
     shard: &Shard,
     connection: &mut impl ConnectionLike,
 ) -> Result<Epoch, BrokerError> {
-    let mut call = script::of_shard(&script::GROUPS, shard);
+    let mut call = script::of_shard(&scripts.groups, shard);
     call.arg(Uuid::new_v4().simple().to_string()).arg(keys::LAYOUT);
     let [run_id, generation]: [String; 2] = script::run(&call, connection).await?;
     if run_id == "LAYOUT" {
         return Err(BrokerError::NewerLayout { found: generation });
-    }
-    if run_id.is_empty() {
-        return Err(BrokerError::Denied(
-            "INFO does not tell the run_id of the server, which fences settles".to_owned(),
-        ));
     }
     Ok(Epoch { run_id, generation })
 }
@@ -75,9 +74,10 @@ pub(crate) async fn ensure_groups(
 impl Client {
     /// Moves due tasks of a queue to their streams; any number of workers may do it at once.
     pub async fn tick(&self, shard: &Shard, now: DateTime<Utc>) -> Result<Tick, BrokerError> {
-        let mut call = script::of_shard(&script::TICK, shard);
+        let mut call = script::of_shard(&self.scripts().tick, shard);
         call.key(shard.delayed())
             .key(shard.waiting())
+            .key(shard.parked())
             .arg(shard.prefix())
             .arg(now.timestamp_millis())
             .arg(TICK_BATCH)
@@ -91,31 +91,38 @@ impl Client {
                     .and_then(DateTime::from_timestamp_millis)
                     .ok_or_else(unexpected)?,
             }),
-            [moved, gone, next] => Ok(Tick::Moved {
+            [moved, gone, next, parked @ ..] => Ok(Tick::Moved {
                 moved: moved.parse().map_err(|_| unexpected())?,
                 gone: gone.parse().map_err(|_| unexpected())?,
                 next_due: millis(next).and_then(DateTime::from_timestamp_millis),
+                parked: parked.iter().map(|name| (*name).to_owned()).collect(),
             }),
             _ => Err(unexpected()),
         }
     }
 
-    /// The workers that Redis thinks are reading a queue, or ever held something of it.
-    pub async fn consumers(&self, shard: &Shard) -> Result<BTreeSet<String>, BrokerError> {
-        let mut names = BTreeSet::new();
-        for stream in Stream::IN_ORDER {
-            let info: Result<redis::streams::StreamInfoConsumersReply, _> = self
-                .query(cmd("XINFO").arg("CONSUMERS").arg(shard.ready(stream)).arg(keys::GROUP))
-                .await;
-            match info {
-                Ok(info) => names.extend(info.consumers.into_iter().map(|consumer| consumer.name)),
-                // Nobody has read the queue yet: no stream, or no group on it.
-                Err(BrokerError::GroupGone(_)) => {}
-                Err(BrokerError::Unexpected(text)) if text.contains("no such key") => {}
-                Err(error) => return Err(error),
+    /// Adds what is parked under a name to its streams, for a worker that can run it is here.
+    /// Returns how many were added.
+    pub async fn unpark(&self, shard: &Shard, name: &str) -> Result<u64, BrokerError> {
+        let mut all = 0;
+        loop {
+            let mut call = script::of_shard(&self.scripts().unpark, shard);
+            call.key(shard.waiting()).key(shard.parked());
+            call.arg(shard.prefix()).arg(name).arg(TICK_BATCH);
+            let (moved, gone): (u64, u64) = self.call(&call).await?;
+            if gone > 0 {
+                error!(queue.name = %shard.queue(), gone, "parked tasks had no body; redis lost data");
+            }
+            all += moved;
+            if moved + gone < TICK_BATCH as u64 {
+                return Ok(all);
             }
         }
-        Ok(names)
+    }
+
+    /// The workers that Redis thinks are reading a queue, or ever held something of it.
+    pub async fn consumers(&self, shard: &Shard) -> Result<BTreeSet<String>, BrokerError> {
+        self.call(&script::of_shard(&self.scripts().consumers, shard)).await
     }
 
     /// Adds what a dead worker held of a queue again, a batch a call. The caller has seen that the
@@ -126,9 +133,31 @@ impl Client {
         worker: &str,
         charged: bool,
     ) -> Result<Recovered, BrokerError> {
-        let mut call = script::of_shard(&script::RECOVER, shard);
+        let mut call = script::of_shard(&self.scripts().recover, shard);
+        call.key(shard.suspects());
         call.arg(shard.prefix()).arg(worker).arg(u8::from(charged)).arg(RECOVER_BATCH);
         let (added, gone, more): (u64, u64, u8) = self.call(&call).await?;
         Ok(Recovered { added, gone, more: more != 0 })
+    }
+
+    /// Adds all that a dead worker held of a queue again, and says so.
+    pub async fn recover_all(
+        &self,
+        shard: &Shard,
+        worker: &str,
+        charged: bool,
+    ) -> Result<(), BrokerError> {
+        loop {
+            let done = self.recover(shard, worker, charged).await?;
+            if done.added > 0 {
+                info!(worker, queue.name = %shard.queue(), count = done.added, "tasks of a dead worker wait again");
+            }
+            if done.gone > 0 {
+                error!(worker, queue.name = %shard.queue(), gone = done.gone, "held tasks had no body; redis lost data");
+            }
+            if !done.more {
+                return Ok(());
+            }
+        }
     }
 }

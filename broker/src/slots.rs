@@ -6,7 +6,7 @@ use redis::cmd;
 use serde::{Deserialize, Serialize};
 use umbel_proto::{QueueName, TaskId, TaskName, codec};
 
-use crate::{BrokerError, Client, NewTask, keys, script};
+use crate::{BrokerError, Client, NewTask, keys};
 
 /// How many fires of an entry are kept to look at: a day of one a minute.
 const FIRED_KEPT: usize = 1_440;
@@ -51,7 +51,7 @@ impl Client {
         slot: DateTime<Utc>,
         task: &NewTask,
     ) -> Result<bool, BrokerError> {
-        let mut call = script::CLAIM_SLOT.key(keys::beat_last());
+        let mut call = self.scripts().claim_slot.key(keys::beat_last());
         call.key(keys::beat_intents())
             .arg(entry)
             .arg(slot.timestamp_millis())
@@ -93,7 +93,7 @@ impl Client {
         now: DateTime<Utc>,
         outcome: &str,
     ) -> Result<(), BrokerError> {
-        let mut call = script::CLOSE_SLOT.key(keys::beat_intents());
+        let mut call = self.scripts().close_slot.key(keys::beat_intents());
         call.key(keys::beat_fired(entry))
             .arg(entry)
             .arg(slot.timestamp_millis())

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use umbel_broker::{BrokerSettings, Client, QueueStatus, TaskRecord};
 use umbel_proto::TaskId;
-use umbel_worker::{Stopped, Worker, WorkerError, WorkerSettings};
+use umbel_worker::{Registry, Stopped, Worker, WorkerError, WorkerSettings};
 
 use crate::{
     eventually::eventually,
@@ -48,16 +48,32 @@ impl House {
         self.worker_with(|settings| settings.concurrency = concurrency)
     }
 
-    /// Starts a worker with settings of its own.
-    pub fn worker_with(&self, change: impl FnOnce(&mut WorkerSettings)) -> Running {
+    fn settings(&self) -> WorkerSettings {
         let boot = format!("{:016x}", self.boots.fetch_add(1, Ordering::Relaxed));
         let mut settings = WorkerSettings::new("test", &boot);
         settings.grace = Duration::from_millis(500);
+        settings
+    }
+
+    /// Starts a worker with settings of its own.
+    pub fn worker_with(&self, change: impl FnOnce(&mut WorkerSettings)) -> Running {
+        let mut settings = self.settings();
         change(&mut settings);
-        let endpoints = probe::registry().bind(self.record.clone());
+        self.serve(probe::registry(), settings)
+    }
+
+    /// Starts a worker of the next release, which knows more tasks.
+    pub fn newer_worker(&self, concurrency: usize) -> Running {
+        let mut settings = self.settings();
+        settings.concurrency = concurrency;
+        self.serve(probe::newer_registry(), settings)
+    }
+
+    fn serve(&self, registry: Registry<Record>, settings: WorkerSettings) -> Running {
+        let endpoints = registry.bind(self.record.clone());
         let client = self.client.separate().unwrap();
         let worker = Worker::new(client, endpoints, settings).unwrap();
-        let id = worker.id().to_owned();
+        let id = worker.id();
         let stop = CancellationToken::new();
         let ended = tokio::spawn(worker.run(stop.clone()));
         Running { id, stop, ended }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "the harness panics as a test does, with the line that did")]
 
+pub mod chaos;
 pub mod eventually;
 pub mod house;
 pub mod pages;
 pub mod probe;
 pub mod process;
+pub mod proxy;
 pub mod services;

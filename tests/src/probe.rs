@@ -101,6 +101,26 @@ impl Record {
     }
 }
 
+/// The name of a probe that only workers of the next release know.
+pub const LATER: &str = "probe.later";
+
+/// A probe of the next release.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Later(Probe);
+
+impl Task for Later {
+    const NAME: &'static str = LATER;
+    const OPTIONS: TaskOptions = Probe::OPTIONS;
+    type Output = u32;
+}
+
+impl Handler<Record> for Later {
+    async fn run(self, ctx: &Context<Record>) -> TaskResult<u32> {
+        self.0.run(ctx).await
+    }
+}
+
 impl Handler<Record> for Probe {
     async fn run(self, ctx: &Context<Record>) -> TaskResult<u32> {
         let attempt = ctx.run().attempt;
@@ -144,4 +164,10 @@ impl Drop for Bomb {
 /// The registry of the probe application.
 pub fn registry() -> Registry<Record> {
     Registry::builder().register::<Probe>().build().expect("the probe's names are right")
+}
+
+/// That of its next release.
+pub fn newer_registry() -> Registry<Record> {
+    let builder = Registry::builder().register::<Probe>().register::<Later>();
+    builder.build().expect("the probe's names are right")
 }

@@ -5,12 +5,14 @@ use std::{
     net::SocketAddr,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use anyhow::Context;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -43,8 +45,11 @@ impl Role {
 /// Set by the supervisor: standard input ends when it does.
 pub(crate) const SUPERVISED: &str = "UMBEL_SUPERVISED";
 
+/// How often a Redis that is not there yet is asked.
+const START_RETRY: Duration = Duration::from_secs(1);
+
 /// Ended at once by a second signal, as `128 + SIGTERM`.
-const HARD_STOP: i32 = 143;
+pub(crate) const HARD_STOP: i32 = 143;
 
 /// Runs one role until a signal, or the end of the supervisor.
 pub(crate) async fn run<S>(
@@ -61,12 +66,37 @@ where
         end_with_supervisor(shutdown.clone())?;
     }
     let client = Client::open(&settings.broker()?, role.as_str())?;
+    let trusted = trusted(&client, settings);
     info!(redis = %settings.broker()?, "{} starts", role.as_str());
     match role {
-        Role::Api => api(application, settings, client, shutdown).await,
-        Role::Worker => worker(application, settings, client, shutdown).await,
-        Role::Beat => beat(application, client, shutdown).await,
+        // It answers while Redis is away, with 503.
+        Role::Api => tokio::select! {
+            ended = api(application, settings, client.clone(), shutdown) => ended,
+            Err(refused) = trusted => Err(refused),
+        },
+        Role::Worker => {
+            let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
+            trusted?;
+            worker(application, settings, client.clone(), shutdown).await
+        }
+        Role::Beat => {
+            let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
+            trusted?;
+            beat(application, client.clone(), shutdown).await
+        }
     }
+}
+
+/// Waits for Redis, and refuses one that would lose tasks.
+pub(crate) async fn trusted(client: &Client, settings: &Settings) -> anyhow::Result<()> {
+    while let Err(error) = client.check_server(settings.allow_volatile).await {
+        if !error.is_transient() {
+            return Err(error.into());
+        }
+        warn!(redis = %settings.broker()?, %error, "waiting for redis; trying again in {START_RETRY:?}");
+        sleep(START_RETRY).await;
+    }
+    Ok(())
 }
 
 async fn api<S: Clone + Send + Sync + 'static>(

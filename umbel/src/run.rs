@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use umbel_broker::Client;
+use umbel_broker::{BrokerError, Client};
 use umbel_worker::WorkerError;
 
 use crate::{
@@ -64,6 +64,7 @@ fn is_usage(error: &anyhow::Error) -> bool {
         || error.is::<crate::EnvError>()
         || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
         || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
+        || matches!(error.downcast_ref(), Some(BrokerError::Unsuitable(_)))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
 }
 
@@ -122,24 +123,17 @@ async fn prepare_and_supervise<S>(
 ) -> anyhow::Result<()> {
     let client = Client::open(&settings.broker()?, "supervisor")?;
     let ready = async {
-        while let Err(error) = client.ping().await {
-            if !error.is_transient() {
-                return Err(anyhow::Error::new(error).context("redis cannot be used"));
-            }
-            warn!(redis = %settings.broker()?, %error, "waiting for redis; trying again in {START_RETRY:?}");
-            sleep(START_RETRY).await;
-        }
+        roles::trusted(&client, settings).await?;
         if !application.migrations.is_empty() {
             migrate_when_there(application, settings).await?;
         }
-        Ok(())
+        anyhow::Ok(())
     };
     match shutdown.run_until_cancelled(ready).await {
         Some(prepared) => prepared?,
         None => return Ok(()),
     }
-    drop(client);
-    supervise(settings, shutdown).await?;
+    supervise(settings, client, shutdown).await?;
     info!("everything has ended");
     Ok(())
 }

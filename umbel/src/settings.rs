@@ -96,6 +96,22 @@ pub(crate) struct Settings {
     /// How long running tasks may go on after a stop was asked for
     #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
     pub grace: Duration,
+
+    /// How long tasks may block every thread of a worker before its process is ended
+    #[arg(long, env = "HANG_LIMIT", global = true, default_value = "5m", value_parser = crate::env::duration)]
+    pub hang_limit: Duration,
+
+    /// After how many deaths of workers that count against a task it becomes a dead letter
+    #[arg(long, env = "CRASH_LIMIT", global = true, default_value_t = 3)]
+    pub crash_limit: u32,
+
+    /// How long a task that no worker knows is parked before it becomes a dead letter
+    #[arg(long, env = "PARK_LIMIT", global = true, default_value = "24h", value_parser = crate::env::duration)]
+    pub park_limit: Duration,
+
+    /// Take a Redis that keeps no append-only file, and loses tasks when it restarts
+    #[arg(long, env = "ALLOW_VOLATILE", global = true)]
+    pub allow_volatile: bool,
 }
 
 fn secret(text: &str) -> Result<SecretString, Infallible> {
@@ -180,6 +196,9 @@ impl Settings {
             concurrency: self.concurrency,
             lease: self.lease,
             grace: self.grace,
+            hang_limit: self.hang_limit,
+            crash_limit: self.crash_limit,
+            park_limit: self.park_limit,
             ..WorkerSettings::new(&host, &boot)
         };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
@@ -222,6 +241,10 @@ impl Settings {
             ("CONCURRENCY", self.concurrency.to_string()),
             ("LEASE", format!("{}ms", self.lease.as_millis())),
             ("GRACE", format!("{}ms", self.grace.as_millis())),
+            ("HANG_LIMIT", format!("{}ms", self.hang_limit.as_millis())),
+            ("CRASH_LIMIT", self.crash_limit.to_string()),
+            ("PARK_LIMIT", format!("{}ms", self.park_limit.as_millis())),
+            ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
         named.chain(fixed).collect()

@@ -12,18 +12,31 @@ use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
 
 use crate::{
     End, Endpoints, Run,
+    hang::Longest,
     registry::Bounded,
-    verdict::{CRASH_LIMIT, History, decide},
+    verdict::{History, decide},
 };
 
 /// How long `Handler::ended` may take before the verdict is settled without it.
 const ENDED_LIMIT: Duration = Duration::from_secs(30);
+
+/// When a task is given up that never had its chance to fail.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// This many deaths of workers that count against a task bury it.
+    pub crashes: u32,
+    /// How long a task waits for a worker that knows it.
+    pub parked: Duration,
+}
 
 /// What every execution of a worker shares.
 #[derive(Debug, Clone)]
 pub(crate) struct Executor {
     pub client: Client,
     pub endpoints: Endpoints,
+    pub limits: Limits,
+    /// The longest time limit that was in use here.
+    pub longest: Longest,
     /// Asks running tasks to come to an end.
     pub cancelled: CancellationToken,
     /// Ends running tasks: what has not ended by now is given back.
@@ -31,6 +44,12 @@ pub(crate) struct Executor {
 }
 
 impl Executor {
+    /// Whether it was there in so many deaths that the next one must be its own or nobody's.
+    pub fn must_run_alone(&self, delivery: &Delivery) -> bool {
+        let crashes = delivery.contents.as_ref().map_or(0, |contents| contents.envelope.crashes);
+        crashes > 0 && crashes + 1 >= self.limits.crashes
+    }
+
     /// Runs a delivery to its verdict. `jitter` is drawn from `0.0 ..= 1.0`.
     pub async fn execute(&self, delivery: Delivery, jitter: f64) -> Settlement {
         let contents = match &delivery.contents {
@@ -41,10 +60,10 @@ impl Executor {
                     entry = delivery.entry(),
                     "an entry is no envelope; it goes to the dead letters"
                 );
-                return settlement(delivery, outcome, None, jitter);
+                return self.settlement(delivery, outcome, None, jitter);
             }
         };
-        let Contents { envelope, body } = contents;
+        let Contents { envelope, body, .. } = contents;
         let span = info_span!(
             "task",
             task.id = %envelope.id,
@@ -73,17 +92,17 @@ impl Executor {
                 },
                 None => Outcome::Unknown { what: format!("no handler for `{}`", run.task) },
                 // Judged before body and arguments are touched: they may be what kills.
-                Some(_) if envelope.crashes >= CRASH_LIMIT => {
+                Some(_) if envelope.crashes >= self.limits.crashes => {
                     Outcome::CrashLimit { crashes: envelope.crashes }
                 }
                 Some(bounded) => {
                     self.guarded(bounded, &body.args, run.clone(), body.time_limit(&options)).await
                 }
             };
-            let settlement = settlement(delivery, outcome, Some((options, started)), jitter);
+            let settlement = self.settlement(delivery, outcome, Some((options, started)), jitter);
             report(&settlement.verdict, &run);
             // Once: should telling be what kills, the next death ends it without.
-            let may_tell = envelope.crashes <= CRASH_LIMIT;
+            let may_tell = envelope.crashes <= self.limits.crashes;
             if let (true, Some(bounded), Some(end)) =
                 (may_tell, bounded, end_of(&settlement.verdict))
             {
@@ -97,6 +116,7 @@ impl Executor {
 
     /// The handler under its time limit, with panics caught and the drain heeded.
     async fn guarded(&self, bounded: &Bounded, args: &[u8], run: Run, limit: Duration) -> Outcome {
+        self.longest.note(limit);
         // The guard is outside of all: what is dropped at the limit may panic as well.
         let limited = async {
             let run = timeout(limit, bounded.handler.run(args, run));
@@ -111,37 +131,42 @@ impl Executor {
             .await
             .unwrap_or_else(|panic| Outcome::Panicked { message: panic_message(&*panic) })
     }
-}
 
-fn settlement(
-    delivery: Delivery,
-    outcome: Outcome,
-    run: Option<(TaskOptions, DateTime<Utc>)>,
-    jitter: f64,
-) -> Settlement {
-    let options = run.map_or(TaskOptions::DEFAULT, |(options, _)| options);
-    let never_ran = matches!(outcome, Outcome::Unknown { .. } | Outcome::CrashLimit { .. });
-    let (terms, history) = match &delivery.contents {
-        Ok(Contents { envelope, body }) => (
-            Terms {
-                // Where the task is not known here, only its stream tells its priority.
-                priority: body.priority.or(delivery.priority()).unwrap_or(options.priority),
-                max_attempts: body.max_attempts(&options),
-                result_ttl: body.result_ttl(&options),
-                started: run.map(|(_, started)| started).filter(|_| !never_ran),
-            },
-            History {
-                attempt: envelope.attempt,
-                max_attempts: body.max_attempts(&options),
-                age: (Utc::now() - envelope.enqueued).to_std().unwrap_or_default(),
-            },
-        ),
-        Err(_) => {
-            (Terms::not_run(&options), History { attempt: 1, max_attempts: 1, age: Duration::ZERO })
-        }
-    };
-    let verdict = decide(outcome, history, &options.retry, jitter);
-    Settlement { delivery, verdict, terms }
+    fn settlement(
+        &self,
+        delivery: Delivery,
+        outcome: Outcome,
+        run: Option<(TaskOptions, DateTime<Utc>)>,
+        jitter: f64,
+    ) -> Settlement {
+        let options = run.map_or(TaskOptions::DEFAULT, |(options, _)| options);
+        let never_ran = matches!(outcome, Outcome::Unknown { .. } | Outcome::CrashLimit { .. });
+        // By the clocks of two workers; a few seconds matter little in a day.
+        let parked = delivery.contents.as_ref().ok().and_then(|contents| contents.parked);
+        let parked_for = parked.and_then(|since| (Utc::now() - since).to_std().ok());
+        let (terms, history) = match &delivery.contents {
+            Ok(Contents { envelope, body, .. }) => (
+                Terms {
+                    // Where the task is not known here, only its stream tells its priority.
+                    priority: body.priority.or(delivery.priority()).unwrap_or(options.priority),
+                    max_attempts: body.max_attempts(&options),
+                    result_ttl: body.result_ttl(&options),
+                    started: run.map(|(_, started)| started).filter(|_| !never_ran),
+                },
+                History {
+                    attempt: envelope.attempt,
+                    max_attempts: body.max_attempts(&options),
+                    park_left: self.limits.parked.saturating_sub(parked_for.unwrap_or_default()),
+                },
+            ),
+            Err(_) => {
+                let history = History { attempt: 1, max_attempts: 1, park_left: Duration::ZERO };
+                (Terms::not_run(&options), history)
+            }
+        };
+        let verdict = decide(outcome, history, &options.retry, jitter);
+        Settlement { delivery, verdict, terms }
+    }
 }
 
 /// Which ends an application is told of.
@@ -156,6 +181,7 @@ fn end_of(verdict: &Verdict) -> Option<End> {
         Verdict::Complete { .. }
         | Verdict::Retry { .. }
         | Verdict::Defer { .. }
+        | Verdict::Park { .. }
         | Verdict::Release => None,
     }
 }
@@ -181,6 +207,9 @@ fn report(verdict: &Verdict, run: &Run) {
             "`{task}` failed in attempt {attempt} of {max_attempts}; next try in {delay:?}"
         ),
         Verdict::Defer { delay, reason } => info!(reason, "`{task}` waits {delay:?}"),
+        Verdict::Park { left, reason } => {
+            warn!(reason, "`{task}` is parked for at most {left:?}, until a worker can run it");
+        }
         Verdict::Bury { why, error } => {
             error!(error, why = why.as_str(), "`{task}` failed for good; it is a dead letter");
         }

@@ -2,8 +2,7 @@
 //! block every thread of the runtime.
 
 use std::{
-    collections::HashMap,
-    io,
+    io, process,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -14,22 +13,30 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use umbel_broker::{
     BrokerError, Client,
-    liveness::{Beat, Heartbeat},
+    liveness::{Beats, Heartbeat},
 };
+
+use crate::hang::HangWatch;
 
 /// Four of these fit in the shortest lease.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
 
+/// After a beat that was not answered: tasks start again only once one was.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
 /// How old the last answered beat may be for a task to start: well under the lease, so that what
 /// starts here is not being given to another.
 const FRESH: Duration = Duration::from_secs(10);
+
+/// The exit code of a process whose tasks have blocked it: an error in the software itself.
+const HUNG: i32 = 70;
 
 /// What the other loops of a worker read of its heart.
 #[derive(Debug, Clone)]
 pub(crate) struct Pulse {
     last: Arc<Mutex<Option<Sent>>>,
     /// The beats of all workers, with when they were answered. `None`: no answer.
-    pub beats: watch::Receiver<Option<(Instant, HashMap<String, Beat>)>>,
+    pub beats: watch::Receiver<Option<(Instant, Beats)>>,
     /// This worker was declared dead.
     pub fenced: CancellationToken,
     /// Nobody beats any more, for whatever reason.
@@ -62,8 +69,9 @@ pub(crate) struct Heart {
     worker: String,
     info: String,
     last: Arc<Mutex<Option<Sent>>>,
-    beats: watch::Sender<Option<(Instant, HashMap<String, Beat>)>>,
+    beats: watch::Sender<Option<(Instant, Beats)>>,
     fenced: CancellationToken,
+    hang: HangWatch,
 }
 
 impl Heart {
@@ -72,6 +80,7 @@ impl Heart {
         client: &Client,
         worker: String,
         info: String,
+        hang: HangWatch,
         stop: CancellationToken,
     ) -> Result<(Pulse, thread::JoinHandle<()>), HeartError> {
         let (beats, seen) = watch::channel(None);
@@ -82,6 +91,7 @@ impl Heart {
             last: Arc::default(),
             beats,
             fenced: CancellationToken::new(),
+            hang,
         };
         let ended = CancellationToken::new();
         let pulse = Pulse {
@@ -105,6 +115,7 @@ impl Heart {
             Err(error) => return error!(%error, "no heartbeat"),
         }
         let mut answered = true;
+        let mut looked = Instant::now();
         while !stop.is_cancelled() && !self.fenced.is_cancelled() {
             match self.step().await {
                 Ok(()) if !answered => {
@@ -115,13 +126,27 @@ impl Heart {
                 Err(error) => {
                     answered = false;
                     let _ = self.beats.send_replace(None);
-                    warn!(%error, "no heartbeat; trying again in {BEAT_EVERY:?}");
+                    warn!(%error, "no heartbeat; trying again in {RETRY_EVERY:?}");
                 }
             }
-            if stop.run_until_cancelled(sleep(BEAT_EVERY)).await.is_none() {
+            let pause = if answered { BEAT_EVERY } else { RETRY_EVERY };
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 break;
             }
+            if let Some(still) = self.hang.look(looked.elapsed()) {
+                self.end_process(still);
+            }
+            looked = Instant::now();
         }
+    }
+
+    /// A silent worker is a dead one: its tasks go to others, and its supervisor starts a new one.
+    fn end_process(&self, still: Duration) -> ! {
+        error!(
+            worker = self.worker,
+            "tasks have blocked every thread for {still:?}, longer than HANG_LIMIT and any time limit: ending this process"
+        );
+        process::exit(HUNG)
     }
 
     async fn step(&self) -> Result<(), BrokerError> {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::Utc;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
+    time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
@@ -16,9 +16,14 @@ use umbel_proto::TaskOptions;
 
 use crate::{execute::Executor, heartbeat::Pulse};
 
-/// After a failed fetch; Redis is asked again until it answers.
+/// After a failed fetch; Redis is asked again until it answers, and goes on being asked often
+/// enough that work begins within a second or two of its return.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(3);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// How often a worker that has no free permit looks for what it was given and never saw: others
+/// may have room for it.
+const BUSY_LOOK: Duration = Duration::from_secs(10);
 
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
@@ -33,6 +38,8 @@ pub(crate) struct Pipeline {
     pub pulse: Pulse,
     pub worker: String,
     pub permits: Arc<Semaphore>,
+    /// How many permits there are in all.
+    pub concurrency: u32,
     pub running: TaskTracker,
 }
 
@@ -40,8 +47,12 @@ impl Pipeline {
     /// Until `stop`, which must go with [`umbel_broker::Stop::request`]: a read is never cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = RETRY_FIRST;
-        while let Some(permits) = stop.run_until_cancelled(self.acquire()).await {
-            match self.step(permits, &stop).await {
+        while let Some(free) = stop.run_until_cancelled(timeout(BUSY_LOOK, self.acquire())).await {
+            let stepped = match free {
+                Ok(permits) => self.step(permits, &stop).await,
+                Err(_) => self.give_back_ghosts().await,
+            };
+            match stepped {
                 Ok(()) => pause = RETRY_FIRST,
                 Err(error) => {
                     if error.is_transient() {
@@ -81,28 +92,75 @@ impl Pipeline {
         if fetched.is_empty() {
             return Ok(());
         }
-        let started = self.started(fetched, stop).await;
-        // Without an answered heartbeat these may be another's by now; a stop gives them back.
+        let (alone, together): (Vec<_>, Vec<_>) =
+            fetched.into_iter().partition(|delivery| self.executor.must_run_alone(delivery));
+        for delivery in self.started(together, stop).await {
+            // As many as were asked for.
+            let Some(permit) = permits.pop() else { break };
+            self.spawn(delivery, permit);
+        }
+        // Held on to, they would be waited for below.
+        drop(permits);
+        for delivery in alone {
+            self.run_alone(delivery, stop).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a task that may be what kills workers once nothing else runs here, and nothing
+    /// starts beside it: its next death is its own. Waits as long as what runs may still take.
+    async fn run_alone(&mut self, delivery: Delivery, stop: &CancellationToken) {
+        loop {
+            let all = self.permits.clone().acquire_many_owned(self.concurrency);
+            match stop.run_until_cancelled(timeout(BUSY_LOOK, all)).await {
+                Some(Ok(Ok(all))) => {
+                    if let Some(delivery) = self.started(vec![delivery], stop).await.pop() {
+                        self.spawn(delivery, all);
+                    }
+                    return;
+                }
+                Some(Err(_)) => {
+                    if let Err(error) = self.give_back_ghosts().await {
+                        warn!(%error, "could not look for what was delivered and never came");
+                    }
+                }
+                // A stop; the semaphore is never closed.
+                None | Some(Ok(Err(_))) => return self.give_back(vec![delivery]).await,
+            }
+        }
+    }
+
+    async fn give_back_ghosts(&mut self) -> Result<(), BrokerError> {
+        let ghosts = self.consumer.ghosts().await?;
+        self.give_back(ghosts).await;
+        Ok(())
+    }
+
+    /// Those that may start now: written down as running where that is wanted, and surely this
+    /// worker's. On a stop they are given back.
+    async fn started(&self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Vec<Delivery> {
+        if deliveries.is_empty() {
+            return deliveries;
+        }
+        let started = self.noted(deliveries, stop).await;
+        // Without an answered heartbeat these may be another's by now.
         while !self.pulse.is_fresh() && !stop.is_cancelled() && !self.pulse.fenced.is_cancelled() {
             sleep(STALE_PULSE_LOOK).await;
         }
         if self.pulse.fenced.is_cancelled() {
             // They are added again by whoever declared this worker dead.
-            return Ok(());
+            return Vec::new();
         }
         if stop.is_cancelled() {
             self.give_back(started).await;
-            return Ok(());
+            return Vec::new();
         }
-        for delivery in started {
-            let Some(permit) = permits.pop() else { break };
-            self.spawn(delivery, permit);
-        }
-        Ok(())
+        started
     }
 
-    /// Writes that the tracked ones run; Redis is asked again until it answers or a stop comes.
-    async fn started(
+    /// Writes that they run, where that is wanted; Redis is asked again until it answers or a stop
+    /// comes.
+    async fn noted(
         &self,
         mut deliveries: Vec<Delivery>,
         stop: &CancellationToken,

@@ -1,12 +1,14 @@
-//! Moves tasks whose time has come from the delayed set to their streams.
+//! Moves tasks to their streams: those whose time has come, and the parked that can be run here.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
-use umbel_broker::{BrokerError, Client, keys::Shard, shard::Tick};
+use tracing::{error, info, warn};
+use umbel_broker::{BrokerError, Client, keys::Shard, parked_task, shard::Tick};
+
+use crate::Endpoints;
 
 /// How late a task may be that was enqueued after the last look.
 const TICK_EVERY: Duration = Duration::from_secs(3);
@@ -18,11 +20,12 @@ const TICK_SOONEST: Duration = Duration::from_millis(5);
 pub(crate) struct Promoter {
     client: Client,
     shards: Vec<Shard>,
+    endpoints: Endpoints,
 }
 
 impl Promoter {
-    pub fn new(client: Client, shards: Vec<Shard>) -> Self {
-        Self { client, shards }
+    pub fn new(client: Client, shards: Vec<Shard>, endpoints: Endpoints) -> Self {
+        Self { client, shards, endpoints }
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -57,10 +60,11 @@ impl Promoter {
             let tick = self.client.tick(shard, now).await?;
             let is_full = tick.is_full();
             match tick {
-                Tick::Moved { gone, next_due, .. } => {
+                Tick::Moved { gone, next_due, parked, .. } => {
                     if gone > 0 {
                         error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
                     }
+                    self.unpark(shard, &parked).await?;
                     if !is_full {
                         return Ok(next_due);
                     }
@@ -71,6 +75,16 @@ impl Promoter {
                 }
             }
         }
+    }
+
+    async fn unpark(&self, shard: &Shard, parked: &[String]) -> Result<(), BrokerError> {
+        for name in parked {
+            if parked_task(name).is_some_and(|task| self.endpoints.knows(&task)) {
+                let count = self.client.unpark(shard, name).await?;
+                info!(queue.name = %shard.queue(), task.name = name, count, "parked tasks can be run here");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -10,11 +10,11 @@ use std::{
 
 use chrono::Utc;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 use umbel_broker::{
     BrokerError, Client,
     keys::Shard,
-    liveness::{Beat, DRAINED},
+    liveness::{Beat, Beats, Cause},
 };
 
 use crate::heartbeat::Pulse;
@@ -28,24 +28,30 @@ const OWN_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a tombstone stays, so that a worker that wakes up late still finds it.
 const TOMBSTONE_KEPT: chrono::Duration = chrono::Duration::hours(24);
 
+/// So many workers look after all queues in a beat, however many there are.
+const LOOKERS: f64 = 3.0;
+
 #[derive(Debug)]
 pub(crate) struct Reaper {
     client: Client,
     worker: String,
-    shards: Vec<Shard>,
     pulse: Pulse,
     observations: Observations,
+    /// Of every queue, its own or not, when this worker last looked.
+    readers: Readers,
+}
+
+/// The queues, and who reads them.
+#[derive(Debug, Default)]
+struct Readers {
+    shards: Vec<Shard>,
+    names: BTreeSet<String>,
 }
 
 impl Reaper {
-    pub fn new(
-        client: Client,
-        worker: String,
-        shards: Vec<Shard>,
-        pulse: Pulse,
-        lease: Duration,
-    ) -> Self {
-        Self { client, worker, shards, pulse, observations: Observations::new(lease) }
+    pub fn new(client: Client, worker: String, pulse: Pulse, lease: Duration) -> Self {
+        let observations = Observations::new(lease);
+        Self { client, worker, pulse, observations, readers: Readers::default() }
     }
 
     /// Takes a step with each answered heartbeat.
@@ -61,43 +67,34 @@ impl Reaper {
                 self.observations.forget();
                 continue;
             };
-            if let Err(error) = self.step(at, &beats).await {
+            if let Err(error) = self.step(at, &beats, rand::random()).await {
                 warn!(%error, "could not look after the other workers; trying again at the next beat");
             }
         }
     }
 
-    async fn step(
-        &mut self,
-        at: Instant,
-        beats: &HashMap<String, Beat>,
-    ) -> Result<(), BrokerError> {
-        let mut consumers = BTreeSet::new();
-        for shard in &self.shards {
-            match self.client.consumers(shard).await {
-                Ok(names) => consumers.extend(names),
-                // The other queues' dead must not wait for this one.
-                Err(error) => {
-                    warn!(queue.name = %shard.queue(), %error, "could not see who reads the queue");
-                }
-            }
+    /// `chance` is drawn from `0.0 .. 1.0`.
+    async fn step(&mut self, at: Instant, beats: &Beats, chance: f64) -> Result<(), BrokerError> {
+        let alive = beats.of.values().filter(|beat| matches!(beat, Beat::Count(_))).count();
+        let looked = chance * (alive as f64) < LOOKERS;
+        if looked {
+            self.look().await?;
         }
-        consumers.remove(&self.worker);
-        for (worker, observed) in self.observations.note(at, beats, &consumers, &self.worker) {
-            let declared =
-                self.client.declare_dead(&worker, &observed, "silent", Utc::now()).await?;
-            if declared {
+        for (worker, observed) in
+            self.observations.note(at, beats, &self.readers.names, &self.worker)
+        {
+            let (cause, now) = (Cause::Silent, Utc::now());
+            if self.client.declare_dead(&worker, &observed, &cause, now).await? {
                 error!(worker, "declared dead: silent for a lease; its tasks are run again");
-                self.recover(&worker, true).await;
+                self.recover(&worker, &cause).await;
             }
         }
         // A level, not an edge: a read that was still blocked when its consumer was deleted makes
         // the consumer again and takes an entry.
-        for (worker, beat) in beats {
+        for (worker, beat) in beats.of.iter().filter(|_| looked) {
             if let Beat::Dead { at, cause } = beat {
-                if consumers.contains(worker) {
-                    // Who signed off held nothing that could have killed it.
-                    self.recover(worker, cause != DRAINED).await;
+                if self.readers.names.contains(worker) {
+                    self.recover(worker, cause).await;
                 } else if Utc::now() - *at > TOMBSTONE_KEPT {
                     self.client.forget_worker(worker).await?;
                 }
@@ -106,30 +103,22 @@ impl Reaper {
         Ok(())
     }
 
-    async fn recover(&self, worker: &str, charged: bool) {
-        for shard in &self.shards {
-            if let Err(error) = self.recover_shard(shard, worker, charged).await {
-                warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next beat");
-            }
+    async fn look(&mut self) -> Result<(), BrokerError> {
+        let queues = self.client.queue_names().await?;
+        self.readers.shards = queues.iter().map(Shard::first).collect();
+        self.readers.names.clear();
+        for shard in &self.readers.shards {
+            self.readers.names.extend(self.client.consumers(shard).await?);
         }
+        self.readers.names.remove(&self.worker);
+        Ok(())
     }
 
-    async fn recover_shard(
-        &self,
-        shard: &Shard,
-        worker: &str,
-        charged: bool,
-    ) -> Result<(), BrokerError> {
-        loop {
-            let done = self.client.recover(shard, worker, charged).await?;
-            if done.added > 0 {
-                info!(worker, queue.name = %shard.queue(), count = done.added, "tasks of a dead worker wait again");
-            }
-            if done.gone > 0 {
-                error!(worker, queue.name = %shard.queue(), gone = done.gone, "held tasks had no body; redis lost data");
-            }
-            if !done.more {
-                return Ok(());
+    async fn recover(&self, worker: &str, cause: &Cause) {
+        for shard in &self.readers.shards {
+            // The other queues must not wait for this one.
+            if let Err(error) = self.client.recover_all(shard, worker, cause.is_charged()).await {
+                warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next beat");
             }
         }
     }
@@ -141,6 +130,8 @@ struct Observations {
     lease: Duration,
     seen: HashMap<String, Seen>,
     last: Option<Instant>,
+    /// Which start of the server answered last.
+    server: String,
 }
 
 #[derive(Debug)]
@@ -152,7 +143,7 @@ struct Seen {
 
 impl Observations {
     fn new(lease: Duration) -> Self {
-        Self { lease, seen: HashMap::new(), last: None }
+        Self { lease, seen: HashMap::new(), last: None, server: String::new() }
     }
 
     /// All that was seen is worthless: an answer was missed.
@@ -166,21 +157,26 @@ impl Observations {
     fn note(
         &mut self,
         now: Instant,
-        beats: &HashMap<String, Beat>,
+        beats: &Beats,
         consumers: &BTreeSet<String>,
         me: &str,
     ) -> Vec<(String, String)> {
+        // Another server: the others may still be on their way to it.
+        if self.server != beats.server {
+            self.forget();
+            self.server.clone_from(&beats.server);
+        }
         if self.last.is_some_and(|last| now.saturating_duration_since(last) > OWN_PAUSE_MAX) {
             self.forget();
         }
         self.last = Some(now);
-        let counting = beats.iter().filter_map(|(worker, beat)| match beat {
+        let counting = beats.of.iter().filter_map(|(worker, beat)| match beat {
             Beat::Count(value) => Some((worker.as_str(), value.as_str())),
             Beat::Dead { .. } => None,
         });
         let beatless = consumers
             .iter()
-            .filter(|name| !beats.contains_key(*name))
+            .filter(|name| !beats.of.contains_key(*name))
             .map(|name| (name.as_str(), ""));
         let watched: HashMap<&str, &str> =
             counting.chain(beatless).filter(|(worker, _)| *worker != me).collect();
@@ -211,8 +207,12 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(15);
 
-    fn count(value: &str) -> HashMap<String, Beat> {
-        HashMap::from([("other".to_owned(), Beat::Count(value.to_owned()))])
+    fn beats(worker: &str, beat: Beat) -> Beats {
+        Beats { server: "s1".to_owned(), of: HashMap::from([(worker.to_owned(), beat)]) }
+    }
+
+    fn count(value: &str) -> Beats {
+        beats("other", Beat::Count(value.to_owned()))
     }
 
     /// Answers every three seconds, the beat of `other` as given for each.
@@ -254,10 +254,23 @@ mod tests {
     }
 
     #[test]
+    fn another_server_begins_the_lease_again() {
+        let mut observations = Observations::new(LEASE);
+        let start = Instant::now();
+        for n in 0..11 {
+            let server = if n < 5 { "s1" } else { "s2" };
+            let seen = Beats { server: server.to_owned(), ..count("7") };
+            let now = start + Duration::from_secs(3) * n;
+            let silent = observations.note(now, &seen, &BTreeSet::new(), "me");
+            assert_eq!(silent.is_empty(), n < 10, "{n}");
+        }
+    }
+
+    #[test]
     fn a_consumer_that_never_beat_is_watched_too_and_oneself_is_not() {
         let mut observations = Observations::new(LEASE);
         let consumers = BTreeSet::from(["ghost".to_owned()]);
-        let me = HashMap::from([("me".to_owned(), Beat::Count("1".to_owned()))]);
+        let me = beats("me", Beat::Count("1".to_owned()));
         let start = Instant::now();
         let mut silent = Vec::new();
         for n in 0..6 {
@@ -269,10 +282,7 @@ mod tests {
 
     #[test]
     fn the_dead_are_not_declared_again() {
-        let dead = HashMap::from([(
-            "other".to_owned(),
-            Beat::Dead { at: Utc::now(), cause: "silent".to_owned() },
-        )]);
+        let dead = beats("other", Beat::Dead { at: Utc::now(), cause: Cause::Silent });
         let mut observations = Observations::new(LEASE);
         let start = Instant::now();
         let consumers = BTreeSet::from(["other".to_owned()]);

@@ -105,6 +105,11 @@ impl Endpoints {
         self.0.get(name)
     }
 
+    /// Whether there is a handler for these tasks.
+    pub(crate) fn knows(&self, name: &TaskName) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The queues that these tasks wait in by their own options.
     pub fn queues(&self) -> Vec<QueueName> {
         let mut queues: Vec<QueueName> =

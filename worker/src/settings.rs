@@ -10,6 +10,9 @@ const LEASE_SHORTEST: Duration = Duration::from_secs(12);
 /// More would not be seen whole when what a worker holds is compared with Redis.
 const CONCURRENCY_MAX: usize = 4_096;
 
+/// One death finds who was there, one who was running, and one who was running alone.
+const CRASH_LIMIT_LEAST: u32 = 3;
+
 /// How a worker works; see [`WorkerSettings::check`] for the limits.
 #[derive(Debug, Clone)]
 pub struct WorkerSettings {
@@ -21,6 +24,14 @@ pub struct WorkerSettings {
     pub lease: Duration,
     /// How long running tasks may go on after a stop was asked for. Default 25 s.
     pub grace: Duration,
+    /// How long tasks may block every thread of the worker before its process is ended. Never
+    /// shorter than the longest time limit of a task that it runs. Default 5 min.
+    pub hang_limit: Duration,
+    /// This many deaths of workers that count against a task make it a dead letter. Default 3.
+    pub crash_limit: u32,
+    /// How long a task whose name or envelope no worker knows is parked before it becomes a dead
+    /// letter. Default 24 h.
+    pub park_limit: Duration,
     /// Host and boot, for the worker's id.
     pub host: String,
     pub boot: String,
@@ -39,6 +50,9 @@ impl WorkerSettings {
             concurrency: 8,
             lease: Duration::from_secs(15),
             grace: Duration::from_secs(25),
+            hang_limit: Duration::from_secs(5 * 60),
+            crash_limit: 3,
+            park_limit: Duration::from_secs(24 * 60 * 60),
             host: host.to_owned(),
             boot: boot.to_owned(),
         }
@@ -58,6 +72,13 @@ impl WorkerSettings {
                 "LEASE must be at least {LEASE_SHORTEST:?}, and is {:?}: a worker that misses a \
                  few beats would lose tasks that it is running",
                 self.lease
+            ));
+        }
+        if self.crash_limit < CRASH_LIMIT_LEAST {
+            return refuse(format!(
+                "CRASH_LIMIT must be at least {CRASH_LIMIT_LEAST}, and is {}: fewer deaths cannot \
+                 tell the task that kills from those that ran beside it",
+                self.crash_limit
             ));
         }
         Ok(())
@@ -86,6 +107,8 @@ mod tests {
         let none = WorkerSettings { concurrency: 0, ..good.clone() };
         assert!(none.check().unwrap_err().to_string().contains("CONCURRENCY"));
         let short = WorkerSettings { lease: Duration::from_secs(3), ..good.clone() };
+        let few = WorkerSettings { crash_limit: 2, ..good.clone() };
+        assert!(few.check().unwrap_err().to_string().contains("CRASH_LIMIT"));
         assert!(short.check().unwrap_err().to_string().contains("LEASE"));
     }
 

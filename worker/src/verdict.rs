@@ -5,23 +5,14 @@ use std::time::Duration;
 use umbel_broker::{Verdict, Why};
 use umbel_proto::{Outcome, RetryPolicy, TaskState};
 
-/// The death of a worker that is charged to what it held for this time buries the task.
-pub const CRASH_LIMIT: u32 = 3;
-
-/// How soon a task of an unknown name is looked at again: a worker that knows it may join.
-const UNKNOWN_AGAIN: Duration = Duration::from_secs(10);
-
-/// How long a task of an unknown name waits for a worker that knows it: longer than any deploy.
-const UNKNOWN_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-
 /// What the table must know of a task.
 #[derive(Debug, Clone, Copy)]
 pub struct History {
     /// The attempt that this run was.
     pub attempt: u32,
     pub max_attempts: u32,
-    /// Since it was enqueued.
-    pub age: Duration,
+    /// How much longer it may be parked.
+    pub park_left: Duration,
 }
 
 /// Decides; `jitter` is drawn by the caller from `0.0 ..= 1.0`.
@@ -42,8 +33,8 @@ pub fn decide(outcome: Outcome, history: History, policy: &RetryPolicy, jitter: 
         Outcome::Undecodable { error } => Verdict::Bury { why: Why::Args, error },
         Outcome::Unreadable { error } => Verdict::Bury { why: Why::Unreadable, error },
         Outcome::Snoozed { delay } => Verdict::Defer { delay, reason: "snoozed".to_owned() },
-        Outcome::Unknown { what } if history.age < UNKNOWN_LONGEST => {
-            Verdict::Defer { delay: UNKNOWN_AGAIN, reason: what }
+        Outcome::Unknown { what } if !history.park_left.is_zero() => {
+            Verdict::Park { left: history.park_left, reason: what }
         }
         Outcome::Unknown { what } => Verdict::Bury { why: Why::Unknown, error: what },
         Outcome::CrashLimit { crashes } => Verdict::Bury {
@@ -62,9 +53,9 @@ pub fn decide(outcome: Outcome, history: History, policy: &RetryPolicy, jitter: 
 mod tests {
     use super::*;
 
-    fn on(outcome: Outcome, attempt: u32, age: Duration) -> Verdict {
+    fn on(outcome: Outcome, attempt: u32, park_left: Duration) -> Verdict {
         let policy = RetryPolicy::exponential(Duration::from_secs(1), Duration::from_secs(60));
-        decide(outcome, History { attempt, max_attempts: 3, age }, &policy, 1.0)
+        decide(outcome, History { attempt, max_attempts: 3, park_left }, &policy, 1.0)
     }
 
     fn failures() -> [Outcome; 3] {
@@ -115,8 +106,9 @@ mod tests {
     #[test]
     fn an_unknown_name_waits_for_a_worker_that_knows_it_and_not_for_ever() {
         let unknown = || Outcome::Unknown { what: "no handler".into() };
-        assert!(matches!(on(unknown(), 1, Duration::from_secs(60)), Verdict::Defer { .. }));
-        let late = on(unknown(), 1, UNKNOWN_LONGEST);
+        let left = Duration::from_secs(60);
+        assert_eq!(on(unknown(), 3, left), Verdict::Park { left, reason: "no handler".into() });
+        let late = on(unknown(), 1, Duration::ZERO);
         assert!(matches!(late, Verdict::Bury { why: Why::Unknown, .. }));
     }
 

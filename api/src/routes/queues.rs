@@ -25,6 +25,8 @@ pub(crate) struct Queue {
     running: u64,
     /// Wait for their time, retries included.
     delayed: u64,
+    /// Wait for a worker that can run them.
+    parked: u64,
     /// Failed for good.
     dead: u64,
 }
@@ -46,7 +48,7 @@ pub(crate) async fn list(State(shared): State<Shared>) -> Result<Json<QueueList>
 
 impl From<QueueStatus> for Queue {
     fn from(status: QueueStatus) -> Self {
-        let QueueStatus { name, queued, running, delayed, dead } = status;
-        Self { name: name.into(), queued, running, delayed, dead }
+        let QueueStatus { name, queued, running, delayed, parked, dead } = status;
+        Self { name: name.into(), queued, running, delayed, parked, dead }
     }
 }

@@ -1,8 +1,11 @@
 -- Adds what a dead worker held again, under new entry ids; the old ones are acknowledged and
 -- deleted in the same step, so that a late settle of them is refused. Never buries: the worker
 -- that takes the task next decides.
--- KEYS  1 control · 2–5 the ready streams (2 is recovered)
--- ARGV  1 key prefix of the queue · 2 the dead worker · 3 crashes to charge, 0 or 1 · 4 how many at most
+-- A death that counts is charged to all that was held and never was there before; a task that was
+-- there before is charged only where it was running. So only what dies alone is charged without end.
+-- KEYS  1 control · 2–5 the ready streams (2 is recovered) · 6 suspects
+-- ARGV  1 key prefix of the queue · 2 the dead worker · 3 whether the death counts, 0 or 1
+--       · 4 how many at most
 -- returns {added again, gone, still to do}
 local left, added, gone, more = tonumber(ARGV[4]), 0, 0, 0
 for i = 2, 5 do
@@ -17,8 +20,12 @@ for i = 2, 5 do
       left = left - 1
       local entry = held[1]
       local fields = body(KEYS[i], entry)
+      local was_running = redis.call('HDEL', KEYS[6], entry) == 1
       if fields then
-        fields = with(fields, 'crashes', (tonumber(field(fields, 'crashes') or '') or 0) + ARGV[3])
+        local crashes = tonumber(field(fields, 'crashes') or '') or 0
+        if ARGV[3] == '1' and (crashes == 0 or was_running) then
+          fields = with(fields, 'crashes', crashes + 1)
+        end
         add(KEYS[2], fields)
         local key = ARGV[1] .. 'task:' .. (field(fields, 'id') or '')
         if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end

@@ -1,32 +1,38 @@
 -- Ends runs: acknowledges and deletes entries, and writes in the same step what became of them.
 -- KEYS  1 control · 2–5 the ready streams (2 is recovered) · 6 delayed · 7 waiting · 8 dead
+--       · 9 suspects · 10 parked
 -- ARGV  1 run_id · 2 generation · 3 key prefix of the queue · 4 queue · 5 worker · 6 now ms
---       then fourteen a task: stream (2–5) · entry · id or '' · verdict · tracked 1|0
+--       then fifteen a task: stream (2–5) · entry · id or '' · verdict · tracked 1|0 · suspect 1|0
 --       · seconds the state of an ended task is kept · task · stream of its priority (2–5)
 --       · attempt · max attempts · enqueued ms · started ms or '' · and two that the verdict names:
 --         complete  result · ''             discard  state · who
 --         retry     due ms · error          defer    due ms · reason
 --         bury      why · error             release  '' · ''
+--         park      give-up ms, a space, the name it is parked under · reason
 -- returns {'EPOCH'} and changes nothing, or per task
 --         1 settled · 0 stale: the entry is not ours any more, nothing was written for it
 --         2 gone: the entry was ours and its body was missing
 if not behind_fence(KEYS[1], ARGV[1], ARGV[2]) then return {'EPOCH'} end
 local prefix, queue, worker, now = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local FIRST, WIDTH = 7, 14
+local FIRST, WIDTH = 7, 15
 
--- What is added again or buried is read before the gate deletes it.
+-- What is added again or buried is read before the gate deletes it. Where the server hides its
+-- run_id, all are, and an entry that means another task by now is left alone.
 local tasks, by_stream = {}, {}
 for at = FIRST, #ARGV, WIDTH do
   local t = {}
-  t.stream, t.entry, t.id, t.verdict, t.tracked, t.ttl, t.task, t.home,
+  t.stream, t.entry, t.id, t.verdict, t.tracked, t.suspect, t.ttl, t.task, t.home,
     t.attempt, t.max, t.enqueued, t.started, t.a, t.b = unpack(ARGV, at, at + WIDTH - 1)
   t.key = KEYS[tonumber(t.stream)]
-  if t.verdict ~= 'complete' and t.verdict ~= 'discard' then t.body = body(t.key, t.entry) end
+  t.needs_body = t.verdict ~= 'complete' and t.verdict ~= 'discard'
+  if t.needs_body or ARGV[1] == '' then t.body = body(t.key, t.entry) end
   tasks[#tasks + 1] = t
-  local group = by_stream[t.key] or {ids = {}, tasks = {}}
-  group.ids[#group.ids + 1] = t.entry
-  group.tasks[#group.tasks + 1] = t
-  by_stream[t.key] = group
+  if ARGV[1] ~= '' or t.body and (field(t.body, 'id') or '') == t.id then
+    local group = by_stream[t.key] or {ids = {}, tasks = {}}
+    group.ids[#group.ids + 1] = t.entry
+    group.tasks[#group.tasks + 1] = t
+    by_stream[t.key] = group
+  end
 end
 
 -- The gate. XACK and XDEL always come together, so an entry that was added again elsewhere was
@@ -68,21 +74,30 @@ local function ended(t, state, name, value)
   redis.call('EXPIRE', key, t.ttl)
 end
 
-local function wait(t, fields)
+local function wait(t, set, due, fields)
   redis.call('HSET', KEYS[7], t.id, cmsgpack.pack({t.home, fields}))
-  redis.call('ZADD', KEYS[6], t.a, t.id)
+  redis.call('ZADD', set, due, t.id)
 end
 
 local apply = {
   complete = function(t) ended(t, 'succeeded', 'result', t.a) end,
   discard = function(t) ended(t, t.a, 'error', t.b) end,
   retry = function(t)
-    wait(t, with(t.body, 'attempt', tonumber(t.attempt) + 1))
+    wait(t, KEYS[6], t.a, with(t.body, 'attempt', tonumber(t.attempt) + 1))
     if t.tracked == '1' then note(t, 'state', 'retrying', 'error', t.b) end
   end,
   defer = function(t)
-    wait(t, t.body)
+    wait(t, KEYS[6], t.a, t.body)
     if t.tracked == '1' then note(t, 'state', 'scheduled', 'error', t.b) end
+  end,
+  park = function(t)
+    local give_up, name = string.match(t.a, '^(%d+) (.+)$')
+    local fields = t.body
+    -- Counted from the first time: however often it is tried, it is given up in the end.
+    if not field(fields, 'parked') then fields = with(fields, 'parked', now) end
+    wait(t, prefix .. 'parked:' .. name, give_up, fields)
+    redis.call('ZADD', KEYS[10], 'LT', give_up, name)
+    if t.tracked == '1' then note(t, 'state', 'parked', 'error', t.b) end
   end,
   release = function(t)
     add(KEYS[2], t.body)
@@ -99,9 +114,10 @@ local apply = {
 
 local answers = {}
 for i, t in ipairs(tasks) do
+  if t.won and t.suspect == '1' then redis.call('HDEL', KEYS[9], t.entry) end
   if not t.won then
     answers[i] = 0
-  elseif not t.body and t.verdict ~= 'complete' and t.verdict ~= 'discard' then
+  elseif t.needs_body and not t.body then
     ended(t, 'failed', 'error', 'the entry lost its body')
     answers[i] = 2
   else

@@ -1,19 +1,27 @@
--- Says of tracked tasks that they run, where the caller still holds them.
--- KEYS  1 control · 2–5 the ready streams
+-- Says of tasks that they run, where the caller still holds them: of the tracked ones in their
+-- state, of those that have been there when a worker died among the suspects.
+-- KEYS  1 control · 2–5 the ready streams · 6 suspects
 -- ARGV  1 run_id · 2 generation · 3 key prefix of the queue · 4 worker · 5 now ms
---       then four a task: stream (2–5) · entry · id · attempt
+--       then six a task: stream (2–5) · entry · id · attempt · tracked 1|0 · suspect 1|0
 -- returns {'EPOCH'}, or per task 1, or 0 where the entry is not the caller's any more
 if not behind_fence(KEYS[1], ARGV[1], ARGV[2]) then return {'EPOCH'} end
 local answers = {}
-for at = 6, #ARGV, 4 do
-  local stream, entry, id, attempt = unpack(ARGV, at, at + 3)
+for at = 6, #ARGV, 6 do
+  local stream, entry, id, attempt, tracked, suspect = unpack(ARGV, at, at + 5)
+  local key = KEYS[tonumber(stream)]
   -- Without its group, which a DEL may have taken, the entry is nobody's: `mine` is an error.
-  local mine = redis.pcall('XPENDING', KEYS[tonumber(stream)], GROUP, entry, entry, 1, ARGV[4])
-  if mine[1] then
+  local mine = redis.pcall('XPENDING', key, GROUP, entry, entry, 1, ARGV[4])
+  local is_mine = mine[1] ~= nil
+  if is_mine and ARGV[1] == '' then
+    local there = body(key, entry)
+    is_mine = there ~= nil and (field(there, 'id') or '') == id
+  end
+  if is_mine and suspect == '1' then redis.call('HSET', KEYS[6], entry, ARGV[4]) end
+  if is_mine and tracked == '1' then
     redis.call('HSET', ARGV[3] .. 'task:' .. id,
       'state', 'running', 'attempt', attempt, 'started', ARGV[5],
       'worker', ARGV[4], 'entry', entry)
   end
-  answers[#answers + 1] = mine[1] and 1 or 0
+  answers[#answers + 1] = is_mine and 1 or 0
 end
 return answers

@@ -1,27 +1,27 @@
--- Moves tasks whose time has come from the delayed set to their streams.
--- KEYS  1–5 as everywhere: control, the ready streams · 6 delayed · 7 waiting
+-- Moves tasks whose time has come to their streams: the delayed, and the parked that are given up,
+-- which the worker that takes them buries.
+-- KEYS  1–5 as everywhere: control, the ready streams · 6 delayed · 7 waiting · 8 parked
 -- ARGV  1 key prefix of the queue · 2 now ms of the caller · 3 how many at most
 --       · 4 how far the caller's clock may be from ours, ms
--- returns {'SKEW', our ms} and moves nothing, or {moved, gone, next due ms or ''}
+-- returns {'SKEW', our ms} and moves nothing,
+--         or {moved, gone, next due ms or '', a name under which tasks are parked, …}
+local prefix, now, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local ours = time[1] * 1000 + math.floor(time[2] / 1000)
-if math.abs(ours - ARGV[2]) > tonumber(ARGV[4]) then return {'SKEW', ours} end
+if math.abs(ours - now) > tonumber(ARGV[4]) then return {'SKEW', ours} end
 
 local moved, gone = 0, 0
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', ARGV[2], 'LIMIT', 0, ARGV[3])) do
-  local packed = redis.call('HGET', KEYS[7], id)
-  redis.call('ZREM', KEYS[6], id)
-  redis.call('HDEL', KEYS[7], id)
-  local read, body = pcall(cmsgpack.unpack, packed)
-  if packed and read then
-    local stream, fields = unpack(body)
-    add(KEYS[tonumber(stream)], fields)
-    local key = ARGV[1] .. 'task:' .. id
-    if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
-    moved = moved + 1
-  else
-    gone = gone + 1
+local function move_due(set)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most - moved - gone)) do
+    if ready(set, KEYS[7], prefix, id) then moved = moved + 1 else gone = gone + 1 end
   end
 end
+
+move_due(KEYS[6])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[8], '-inf', now)) do
+  local set = prefix .. 'parked:' .. name
+  move_due(set)
+  list_parked(KEYS[8], set, name)
+end
 local next_due = redis.call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
-return {moved, gone, next_due[2] or ''}
+return {moved, gone, next_due[2] or '', unpack(redis.call('ZRANGE', KEYS[8], 0, most))}

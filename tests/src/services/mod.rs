@@ -21,5 +21,6 @@ mod redis;
 
 pub use journal::Command;
 pub use pgbouncer::PgBouncer;
+pub(crate) use port::Port;
 pub use postgres::{PostgresServer, TestDatabase};
 pub use redis::RedisServer;

@@ -15,14 +15,14 @@ const ATTEMPTS: usize = 5;
 
 /// A port that is ours until this is dropped, or the process ends.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     number: u16,
     /// The UDP port of the same number, which no server wants: who has it may use the TCP port.
     _claim: UdpSocket,
 }
 
 impl Port {
-    pub(super) fn claim() -> Self {
+    pub(crate) fn claim() -> Self {
         let ports = usize::from(PORTS.end - PORTS.start);
         // Every test process starts looking somewhere else.
         let start = RandomState::new().hash_one(std::process::id()) as usize % ports;
@@ -38,7 +38,7 @@ impl Port {
             .expect("a free port on 127.0.0.1")
     }
 
-    pub(super) fn number(&self) -> u16 {
+    pub(crate) fn number(&self) -> u16 {
         self.number
     }
 }

@@ -6,7 +6,7 @@ use chrono::Utc;
 use umbel_broker::{
     Consumer, Held, Settlement, Settler, Terms, Verdict,
     keys::{Shard, Stream},
-    liveness::Heartbeat,
+    liveness::{Cause, Heartbeat},
 };
 use umbel_proto::{Priority, TaskState};
 use umbel_tests::{
@@ -14,7 +14,6 @@ use umbel_tests::{
     house::House,
     probe::{Act, Probe},
 };
-use umbel_worker::End;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -37,8 +36,19 @@ fn consumer(house: &House, worker: &str, held: &Held) -> Consumer {
 
 /// Declares a worker dead that was never seen to beat, and adds what it held again.
 async fn bury_worker(house: &House, worker: &str) {
-    assert!(house.client.declare_dead(worker, "", "test", Utc::now()).await.unwrap());
+    assert!(house.client.declare_dead(worker, "", &Cause::Silent, Utc::now()).await.unwrap());
     house.client.recover(&shard(), worker, true).await.unwrap();
+}
+
+/// As its peers would, at a moment when it has not beaten in between.
+async fn declare_dead(house: &House, worker: &str) {
+    eventually("it is declared dead", async || {
+        let beat = house.redis.cli(&["HGET", "umbel:{workers}:heartbeat", worker]);
+        let beat = beat.trim().trim_matches('"');
+        let declared = house.client.declare_dead(worker, beat, &Cause::Silent, Utc::now());
+        (!beat.is_empty() && declared.await.unwrap()).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,49 +135,40 @@ async fn one_recovered_entry_does_not_spoil_the_settle_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_kills_its_workers_is_buried_and_told() {
-    let house = House::start();
-    let handle = house.client.enqueue(Probe::new("killer", Act::Ok)).await.unwrap();
-    for worker in ["one", "two", "three"] {
-        assert_eq!(consumer(&house, worker, &Held::default()).fetch(1).await.unwrap().len(), 1);
-        bury_worker(&house, worker).await;
-    }
-    let worker = house.worker(1);
-    let record = house.ended(handle.id()).await;
-    assert_eq!(record.state, TaskState::Failed);
-    assert!(record.error.unwrap().contains("3 workers died"));
-    assert!(house.record.attempts_of("killer").is_empty(), "the body was not run");
-    let ends = house.record.ends_of("killer");
-    assert!(matches!(ends.as_slice(), [End::Failed { why: "crash", .. }]), "{ends:?}");
-    worker.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_was_declared_dead_is_fenced() {
     let house = House::start();
     assert!(matches!(house.client.heartbeat("w", "{}").await.unwrap(), Heartbeat::Alive(_)));
     // Judged by the beat that was seen: a worker that beats in between lives.
-    assert!(!house.client.declare_dead("w", "0", "test", Utc::now()).await.unwrap());
-    assert!(house.client.declare_dead("w", "1", "test", Utc::now()).await.unwrap());
+    assert!(!house.client.declare_dead("w", "0", &Cause::Silent, Utc::now()).await.unwrap());
+    assert!(house.client.declare_dead("w", "1", &Cause::Silent, Utc::now()).await.unwrap());
     assert_eq!(house.client.heartbeat("w", "{}").await.unwrap(), Heartbeat::Fenced);
-    assert!(!house.client.declare_dead("w", "1", "test", Utc::now()).await.unwrap());
+    assert!(!house.client.declare_dead("w", "1", &Cause::Silent, Utc::now()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fenced_worker_ends_and_says_so() {
+async fn a_worker_that_was_declared_dead_goes_on_under_a_new_id() {
     let house = House::start();
-    let worker = house.worker(1);
-    eventually("it is declared dead", async || {
-        let beat = house.redis.cli(&["HGET", "umbel:{workers}:heartbeat", &worker.id]);
-        let beat = beat.trim().trim_matches('"');
-        // It may beat between the two.
-        let declared = house.client.declare_dead(&worker.id, beat, "test", Utc::now());
-        (!beat.is_empty() && declared.await.unwrap()).then_some(())
+    let worker = house.worker(2);
+    let held = house.client.enqueue(Probe::new("held", Act::Hold)).await.unwrap();
+    eventually("it runs", async || (house.record.order().len() == 1).then_some(())).await;
+    declare_dead(&house, &worker.id).await;
+    let id = worker.id.replace("-1", "-2");
+    eventually("it beats under a new id", async || {
+        house.client.workers().await.unwrap().contains_key(&id).then_some(())
     })
     .await;
-    let id = worker.id.clone();
-    let ended = worker.ended().await;
-    assert!(matches!(ended, Err(umbel_worker::WorkerError::Fenced(fenced)) if fenced == id));
+    // It recovers its own former self, and runs the task again beside the run that nobody wants
+    // any more; that one is asked to end, and what it says is refused.
+    eventually("it runs again", async || (house.record.order().len() == 2).then_some(())).await;
+    house.record.open("held");
+    house.record.open("held");
+    assert_eq!(held.wait(LONG).await.unwrap(), 1);
+    let after = house.client.enqueue(Probe::new("after", Act::Ok)).await.unwrap();
+    after.wait(LONG).await.unwrap();
+    assert_eq!(after.record().await.unwrap().unwrap().worker, Some(id));
+    let stopped = worker.stop().await.unwrap();
+    assert_eq!((stopped.given_back, stopped.unsettled), (0, 0));
+    assert_eq!(house.queue().await.queued + house.queue().await.running, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,48 +204,6 @@ async fn an_idle_worker_stops_at_once_and_leaves_no_consumer_that_holds_tasks() 
     // A blocked read lasts five seconds; the stop ends it.
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(house.queue().await.running, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fetch_that_fails_half_way_loses_nothing_of_what_it_had_read() {
-    let house = House::start();
-    let held = Held::default();
-    let mut consumer = consumer(&house, "w", &held);
-    // So that no read waits.
-    consumer.stop().request().await.unwrap();
-    assert!(consumer.fetch(2).await.unwrap().is_empty(), "connected");
-    let high = house.client.enqueue(Probe::new("high", Act::Ok));
-    high.priority(Priority::High).await.unwrap();
-    // A stream after it in order is none: the read fails after it has got the first.
-    let broken = shard().ready(Stream::Low);
-    house.redis.cli(&["DEL", &broken]);
-    house.redis.cli(&["SET", &broken, "no stream"]);
-    assert!(consumer.fetch(2).await.is_err());
-    assert!(held.is_empty());
-    house.redis.cli(&["DEL", &broken]);
-    let found = consumer.fetch(2).await.unwrap();
-    assert_eq!(found.len(), 1);
-    assert_eq!(held.len(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ghosts_beyond_the_free_permits_are_taken_in_turn() {
-    let house = House::start();
-    let probes = (0..4).map(|n| Probe::new(&format!("n{n}"), Act::Ok));
-    house.client.enqueue_many(probes).await.unwrap();
-    // An earlier connection of the same worker read them and died.
-    consumer(&house, "w", &Held::default()).fetch(4).await.unwrap();
-    let held = Held::default();
-    let mut consumer = consumer(&house, "w", &held);
-    let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());
-    for left in (0..4).rev() {
-        let [one] = <[_; 1]>::try_from(consumer.fetch(1).await.unwrap()).unwrap();
-        let verdict = Verdict::Complete { output: vec![1] };
-        settler.settle(Settlement { delivery: one, verdict, terms: terms() }).await;
-        eventually_eq("settled", left, async || house.queue().await.running).await;
-    }
-    drop(settler);
-    settling.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,15 +249,19 @@ async fn a_worker_stops_in_time_while_redis_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_boot_id_that_was_used_before_ends_the_worker_with_a_word() {
+async fn a_boot_id_that_was_used_before_gets_the_next_number() {
     let house = House::start();
     let same = |settings: &mut umbel_worker::WorkerSettings| "same".clone_into(&mut settings.boot);
     let first = house.worker_with(same);
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     handle.wait(LONG).await.unwrap();
     first.stop().await.unwrap();
-    let second = house.worker_with(same).ended().await;
-    assert!(matches!(second, Err(umbel_worker::WorkerError::Fenced(_))), "{second:?}");
+    let second = house.worker_with(same);
+    let handle = house.client.enqueue(Probe::new("b", Act::Ok)).await.unwrap();
+    handle.wait(LONG).await.unwrap();
+    let worker = handle.record().await.unwrap().unwrap().worker.unwrap();
+    assert!(worker.ends_with("-2"), "{worker}");
+    second.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,16 @@
+//! What the framework promises, tried on real processes: workers are killed, stopped and cut off
+//! while tasks run, and an auditor counts afterwards.
+//!
+//! - [`probe`]: the application whose workers are harmed
+//! - [`history`]: what its tasks say they did
+//! - [`ledger`]: what Redis wrote down of them, replayed from its append-only file
+//! - [`walk`]: what stands in Redis at the end
+
+pub mod aof;
+pub mod audit;
+pub mod faults;
+pub mod history;
+pub mod ledger;
+pub mod probe;
+pub mod walk;
+pub mod wrong;

@@ -1,0 +1,158 @@
+//! The application whose processes are harmed: one task, which does as its arguments say and
+//! writes down what it did.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+use umbel::{
+    Application, Context, Db, Env, Handler, Migration, Registry, RegistryError, RetryPolicy, Setup,
+    StoreError, Task, TaskError, TaskOptions, TaskResult,
+};
+use uuid::Uuid;
+
+use super::history::{Event, Pen};
+
+/// The queue of the task.
+pub const QUEUE: &str = "chaos";
+
+/// Names the file that runs are written to; without it they are written nowhere.
+pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
+
+const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "effects",
+    // Without a key: what happens twice must be seen twice.
+    sql: "create table effects (task_id text not null, token text not null)",
+}];
+
+/// What a trial does before its effect.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Act {
+    /// Nothing.
+    Go,
+    /// Waits so many milliseconds.
+    Sleep(u64),
+    /// Fails in so many attempts.
+    Fail(u32),
+    /// Blocks its thread for so many milliseconds.
+    Block(u64),
+    /// Aborts the process.
+    Abort,
+}
+
+/// The task. Where there is a database it ends with one row in `effects`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Trial {
+    pub act: Act,
+    /// As long as it is to be.
+    #[serde(default)]
+    pub payload: String,
+}
+
+impl Trial {
+    pub fn new(act: Act) -> Self {
+        Self { act, payload: String::new() }
+    }
+
+    pub fn with_payload(bytes: usize) -> Self {
+        Self { act: Act::Go, payload: "x".repeat(bytes) }
+    }
+}
+
+impl Task for Trial {
+    const NAME: &'static str = "trial";
+    const OPTIONS: TaskOptions = TaskOptions::DEFAULT
+        .queue(QUEUE)
+        .retry(RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(1)))
+        .over_http();
+    /// The attempt that succeeded.
+    type Output = u32;
+}
+
+/// What the runs of a process share.
+#[derive(Debug, Clone)]
+pub struct Desk {
+    pen: Option<Arc<Pen>>,
+    db: Option<Db>,
+}
+
+impl Desk {
+    async fn open(setup: Setup) -> anyhow::Result<Self> {
+        let pen = setup.env.get(HISTORY).map(|path| Pen::open(Path::new(path))).transpose()?;
+        Ok(Self { pen: pen.map(Arc::new), db: setup.db().ok() })
+    }
+
+    fn write(&self, event: Event, ctx: &Context<Self>, note: Option<&str>) -> std::io::Result<()> {
+        match &self.pen {
+            Some(pen) => pen.write(event, ctx.task_id(), ctx.run().attempt, note),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Effect<'a> {
+    task_id: &'a str,
+    token: Uuid,
+}
+
+impl Handler<Desk> for Trial {
+    async fn run(self, ctx: &Context<Desk>) -> TaskResult<u32> {
+        let desk = ctx.app();
+        desk.write(Event::Start, ctx, None)?;
+        let done = self.act(ctx).await;
+        desk.write(Event::End, ctx, Some(if done.is_ok() { "done" } else { "failed" }))?;
+        done
+    }
+}
+
+impl Trial {
+    async fn act(self, ctx: &Context<Desk>) -> TaskResult<u32> {
+        let attempt = ctx.run().attempt;
+        match self.act {
+            Act::Go => {}
+            Act::Sleep(ms) => sleep(Duration::from_millis(ms)).await,
+            Act::Fail(times) if attempt <= times => return Err(TaskError::from("not yet")),
+            Act::Fail(_) => {}
+            Act::Block(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            Act::Abort => std::process::abort(),
+        }
+        if let Some(db) = &ctx.app().db {
+            let token = effect(db, ctx).await?;
+            ctx.app().write(Event::Effect, ctx, Some(&token.simple().to_string()))?;
+        }
+        Ok(attempt)
+    }
+}
+
+/// Has the effect once, and returns the token of the run that had it.
+async fn effect(db: &Db, ctx: &Context<Desk>) -> Result<Uuid, StoreError> {
+    let task = ctx.task_id();
+    db.once(task, "effect", async |tx| {
+        let effect = Effect { task_id: task.as_str(), token: Uuid::new_v4() };
+        tx.execute(
+            "with p as materialized (select {params} as j)
+             insert into effects select j->>'task_id', j->>'token' from p",
+            &effect,
+        )
+        .await?;
+        Ok(effect.token)
+    })
+    .await
+}
+
+/// The application; with tables where a database is given.
+pub fn application() -> Application<Desk> {
+    let probe = Application::new("probe").state(Desk::open).registry(registry);
+    match Env::of_process().get("DATABASE_URL") {
+        Some(_) => probe.migrations(MIGRATIONS),
+        None => probe,
+    }
+}
+
+fn registry() -> Result<Registry<Desk>, RegistryError> {
+    Registry::builder().register::<Trial>().build()
+}

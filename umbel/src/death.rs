@@ -1,0 +1,124 @@
+//! The death of a worker's process: what it means for the tasks that it held, and the word of it
+//! to the broker, so that they run again at once and not after a lease.
+
+use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+
+use chrono::Utc;
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+use tracing::{info, warn};
+use umbel_broker::{BrokerError, Client, keys::Shard, liveness::Cause};
+
+use crate::roles::HARD_STOP;
+
+/// While Redis is away the word waits: it is asked again soon at first, then less often.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+
+/// What a death says of the tasks that were held. `out_of_memory`: the kernel has ended processes
+/// of this container for their memory since this one was started.
+pub(crate) fn cause(status: ExitStatus, out_of_memory: bool) -> Cause {
+    let how = describe(status);
+    match (status.code(), status.signal().map(Signal::try_from)) {
+        (Some(0), _) => Cause::Drained,
+        // Told twice to stop.
+        (Some(HARD_STOP), _) => Cause::Killed(how),
+        (_, Some(Ok(Signal::SIGKILL))) if out_of_memory => Cause::OutOfMemory,
+        (
+            _,
+            Some(Ok(
+                Signal::SIGKILL
+                | Signal::SIGTERM
+                | Signal::SIGINT
+                | Signal::SIGHUP
+                | Signal::SIGQUIT,
+            )),
+        ) => Cause::Killed(how),
+        _ => Cause::Crashed(how),
+    }
+}
+
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => Signal::try_from(signal)
+            .map_or_else(|_| format!("signal {signal}"), |signal| signal.to_string()),
+        (None, None) => "unknown".to_owned(),
+    }
+}
+
+/// How often the kernel has ended a process for its memory, in this container where that can be
+/// read, else on the whole machine.
+pub(crate) fn oom_kills() -> u64 {
+    let of_cgroup = || {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+        fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.events")).ok()
+    };
+    let of_machine = || fs::read_to_string("/proc/vmstat").ok();
+    of_cgroup().or_else(of_machine).as_deref().and_then(count).unwrap_or_default()
+}
+
+fn count(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+/// Tells the broker that the process of this boot is gone, and has what it held run again; asks
+/// until Redis answers.
+pub(crate) async fn tell(client: Client, boot: String, cause: Cause) {
+    let mut pause = RETRY_FIRST;
+    while let Err(error) = try_tell(&client, &boot, &cause).await {
+        warn!(boot, %error, "cannot tell of the death of a worker; trying again in {pause:?}");
+        sleep(pause).await;
+        pause = (pause * 2).min(RETRY_LONGEST);
+    }
+}
+
+async fn try_tell(client: &Client, boot: &str, cause: &Cause) -> Result<(), BrokerError> {
+    let dead = client.boot_ended(boot, cause, Utc::now()).await?;
+    let queues = client.queue_names().await?;
+    for (worker, cause) in dead {
+        for queue in &queues {
+            client.recover_all(&Shard::first(queue), &worker, cause.is_charged()).await?;
+        }
+        info!(worker, %cause, "told the broker that it is dead");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_death_is_told() {
+        assert_eq!(describe(ExitStatus::from_raw(9)), "SIGKILL");
+        assert_eq!(describe(ExitStatus::from_raw(1 << 8)), "exit code 1");
+    }
+
+    #[test]
+    fn only_deaths_that_a_task_may_have_caused_are_charged() {
+        let (exit, signal) = (|code: i32| code << 8, |signal: Signal| signal as i32);
+        for (raw, out_of_memory, charged) in [
+            (exit(0), false, false),
+            (exit(HARD_STOP), false, false),
+            (exit(1), false, true),
+            (exit(70), false, true),
+            (exit(101), false, true),
+            (signal(Signal::SIGKILL), false, false),
+            (signal(Signal::SIGKILL), true, true),
+            (signal(Signal::SIGTERM), true, false),
+            (signal(Signal::SIGABRT), false, true),
+            (signal(Signal::SIGSEGV), false, true),
+        ] {
+            let cause = cause(ExitStatus::from_raw(raw), out_of_memory);
+            assert_eq!(cause.is_charged(), charged, "{raw} {out_of_memory}: {cause}");
+        }
+    }
+
+    #[test]
+    fn the_counter_of_the_kernel_is_read() {
+        assert_eq!(count("low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
+        assert_eq!(count("low 0\n"), None);
+    }
+}
