@@ -16,13 +16,13 @@ use nix::{
 use crate::eventually::eventually;
 
 /// A binary of the workspace; `cargo build --workspace` (scripts/test does it) puts it beside the
-/// test's own.
+/// one that asks, or above it where that is a test: target/debug/deps/it-….
 pub fn binary(name: &str) -> PathBuf {
-    let test = env::current_exe().expect("the test's own path");
-    // target/debug/deps/it-… → target/debug/name
-    let path = test.ancestors().nth(2).expect("a test lies in target/debug/deps").join(name);
-    assert!(path.exists(), "{} is not built: run scripts/test", path.display());
-    path
+    let own = env::current_exe().expect("this program's own path");
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let found = beside.into_iter().find(|path| path.exists());
+    found
+        .unwrap_or_else(|| panic!("{name} is not built beside {}: run scripts/test", own.display()))
 }
 
 /// A port that was free a moment ago.
@@ -45,6 +45,12 @@ impl Launch {
     pub fn new(program: &str, args: &[&str]) -> Self {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
         Self { program: binary(program), args, env: Vec::new() }
+    }
+
+    /// One argument more.
+    pub fn arg(mut self, arg: &str) -> Self {
+        self.args.push(arg.to_owned());
+        self
     }
 
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
@@ -119,10 +125,15 @@ impl Process {
         self.ended().await
     }
 
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("the end of process {}", self.pid());
-        eventually(&what, async || self.child.try_wait().expect("a child can be waited for")).await
+        eventually(&what, async || self.has_ended()).await
     }
 
     /// The process of a role, where this one is its supervisor.

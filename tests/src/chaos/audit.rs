@@ -34,6 +34,10 @@ pub struct Evidence {
     pub faults: Vec<Fault>,
     /// The processes that run tasks at the end.
     pub living: BTreeSet<u32>,
+    /// Settles that workers were refused, by their logs.
+    pub refused: usize,
+    /// Workers that did not end well when they were asked to at the end.
+    pub ended_badly: usize,
 }
 
 /// What came out.

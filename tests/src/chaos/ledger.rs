@@ -270,9 +270,7 @@ impl Ledger {
     }
 
     fn introduce(&mut self, command: &Command) {
-        let told: Option<Value> = serde_json::from_str(command.word(3)).ok();
-        let pid = told.and_then(|told| u32::try_from(told["pid"].as_u64()?).ok());
-        if let Some(pid) = pid {
+        if let Some(pid) = told_pid(command.word(3)) {
             self.pids.insert(command.word(2).to_owned(), pid);
         }
     }
@@ -314,4 +312,10 @@ impl Ledger {
             })
             .collect()
     }
+}
+
+/// The process that a worker is, by what it tells of itself.
+pub fn told_pid(info: &str) -> Option<u32> {
+    let told: Value = serde_json::from_str(info).ok()?;
+    u32::try_from(told["pid"].as_u64()?).ok()
 }

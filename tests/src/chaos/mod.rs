@@ -8,9 +8,14 @@
 
 pub mod aof;
 pub mod audit;
+pub mod crew;
 pub mod faults;
 pub mod history;
 pub mod ledger;
 pub mod probe;
+pub mod report;
+pub mod scenarios;
+pub mod shim;
+pub mod stage;
 pub mod walk;
 pub mod wrong;

@@ -13,13 +13,11 @@
 //! ```
 
 mod child;
-mod journal;
 mod pgbouncer;
 mod port;
 mod postgres;
 mod redis;
 
-pub use journal::Command;
 pub use pgbouncer::PgBouncer;
 pub(crate) use port::Port;
 pub use postgres::{PostgresServer, TestDatabase};

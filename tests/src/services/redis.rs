@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -14,7 +14,6 @@ use nix::sys::signal::Signal;
 
 use super::{
     child::{Service, command, find_program},
-    journal,
     port::{Port, on_a_free_port},
 };
 
@@ -28,18 +27,20 @@ pub struct RedisServer {
     service: Service,
     program: PathBuf,
     port: Port,
-    settings: &'static [&'static str],
+    /// What starts the server, in front of its own command line.
+    launcher: Vec<OsString>,
+    settings: Vec<String>,
 }
 
 impl RedisServer {
     /// Starts `redis-server` or `valkey-server`, or what `UMBEL_REDIS_BIN` names.
     pub fn start() -> Self {
-        Self::start_with(&[])
+        Self::start_with(&[], &[])
     }
 
-    /// With further settings, each with its value, which stay when it is restarted:
-    /// `&["--maxmemory", "1mb"]`.
-    pub fn start_with(settings: &'static [&'static str]) -> Self {
+    /// As [`start`](Self::start): the server is started by `launcher` (for instance `env A=B`), and
+    /// has further settings as its command line takes them (`--maxmemory 10mb`).
+    pub fn start_with(launcher: &[OsString], settings: &[&str]) -> Self {
         let program = match env::var_os("UMBEL_REDIS_BIN") {
             Some(program) => PathBuf::from(program),
             None => find_program(&["redis-server", "valkey-server"], &[])
@@ -47,7 +48,13 @@ impl RedisServer {
         };
         on_a_free_port(|port| {
             let service = Service::new("redis", Signal::SIGKILL);
-            let server = Self { service, program: program.clone(), port, settings };
+            let server = Self {
+                service,
+                program: program.clone(),
+                port,
+                launcher: launcher.to_vec(),
+                settings: settings.iter().map(|word| (*word).to_owned()).collect(),
+            };
             server.run()?;
             Ok(server)
         })
@@ -61,6 +68,11 @@ impl RedisServer {
     /// The port on 127.0.0.1. It stays the same when the server is restarted.
     pub fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// The folder with its data.
+    pub fn dir(&self) -> &Path {
+        self.service.folder()
     }
 
     /// The number of the server's process. Panics if it is down.
@@ -93,20 +105,14 @@ impl RedisServer {
         self.service.stop();
     }
 
-    /// Every command that changed something, in order, by the server's own append-only file. Only
-    /// the file of a server that was [stopped](Self::stop) is whole, and only if it was never
-    /// rewritten: start it with `--auto-aof-rewrite-percentage 0`.
-    pub fn journal(&self) -> Vec<journal::Command> {
-        journal::read(&self.service.folder().join("appendonlydir"))
-    }
-
     /// Starts the server again, on the same port with the same data; ends it first if it runs.
     pub fn restart(&self) {
         self.run().unwrap_or_else(|why| panic!("{why}"));
     }
 
     fn run(&self) -> Result<(), String> {
-        let mut command = command![
+        let mut command = self.launcher.clone();
+        command.extend(command![
             &self.program,
             "--bind",
             "127.0.0.1",
@@ -122,8 +128,7 @@ impl RedisServer {
             "everysec",
             "--maxmemory-policy",
             "noeviction",
-        ]
-        .to_vec();
+        ]);
         command.extend(self.settings.iter().map(OsString::from));
         let port = self.port();
         self.service.start(&command, |pid| is_ready(port, pid))

@@ -13,7 +13,6 @@
 
 use std::{env, fmt, time::Instant};
 
-mod audit;
 mod deaths;
 mod driver;
 mod model;

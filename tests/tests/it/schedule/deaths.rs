@@ -4,7 +4,11 @@ use std::mem;
 
 use chrono::Utc;
 use rand::{Rng, seq::IndexedRandom};
-use umbel_broker::{BrokerError, Client, liveness::Heartbeat, shard::Recovered};
+use umbel_broker::{
+    BrokerError, Client,
+    liveness::{Cause, Heartbeat},
+    shard::Recovered,
+};
 
 use super::{
     driver::{Corpse, Driver},
@@ -156,7 +160,6 @@ impl Driver {
     }
 }
 
-/// A change of the call's form is made here alone.
 async fn declared(client: &Client, id: &str, observed: &str) -> Result<bool, BrokerError> {
-    client.declare_dead(id, observed, "silent", Utc::now()).await
+    client.declare_dead(id, observed, &Cause::Silent, Utc::now()).await
 }

@@ -9,10 +9,9 @@ use umbel_tests::eventually::eventually;
 
 use super::{
     Figures,
-    audit::judge,
     model::Model,
-    server::{Left, Server},
-    steps::{STEPS, complete},
+    server::{Left, Record, Server},
+    steps::{STEPS, complete, completion},
     worker::{Life, Worker},
 };
 use crate::wire::Wire;
@@ -26,7 +25,7 @@ const TOLD: usize = 60;
 /// A storm of more steps a task than this does not come to its end.
 const STEPS_PER_TASK: usize = 20;
 
-/// How often it is looked for orphans.
+/// How often the keys are judged: every so many steps.
 const LOOK_EVERY: u64 = 200;
 
 /// How often the server is restarted in a run.
@@ -67,8 +66,8 @@ impl Driver {
         let shard = Shard::first(&"default".parse().unwrap());
         let server = Server::start(shard.clone()).await;
         let client = |url: String| Client::open(&BrokerSettings::new(url), "test").unwrap();
-        let reapers = [client(server.redis.url()), client(server.redis.url())];
-        let wire = Wire::to(server.redis.port()).await;
+        let reapers = [client(server.url()), client(server.url())];
+        let wire = Wire::to(server.port()).await;
         Self {
             rng: StdRng::seed_from_u64(seed),
             shard,
@@ -105,7 +104,7 @@ impl Driver {
             self.take(step).await;
             self.figures.steps += 1;
             if self.figures.steps.is_multiple_of(LOOK_EVERY) {
-                self.server.has_no_orphans().await;
+                self.server.judge_keys().await;
             }
         }
     }
@@ -136,7 +135,7 @@ impl Driver {
             assert_eq!(zombie.fetch(1, &mut self.model).await, 0, "there is nothing to be had");
         }
         self.finish().await;
-        self.server.has_no_orphans().await;
+        self.server.judge_keys().await;
     }
 
     /// The living take all that there is, until nothing is left and no dead worker is known to
@@ -153,8 +152,9 @@ impl Driver {
                 self.complete_all(at).await;
             }
             self.tick(1).await;
+            self.unpark(1).await;
             let consumers = self.reapers[0].consumers(&self.shard).await.unwrap();
-            let nothing = Left { ready: 0, delayed: 0, waiting: 0 };
+            let nothing = Left { ready: 0, delayed: 0, parked: 0 };
             if self.server.left().await == nothing
                 && consumers.iter().all(|consumer| !self.dead.contains(consumer))
             {
@@ -174,7 +174,7 @@ impl Driver {
         self.settle(at, batch).await;
     }
 
-    /// By the records of Redis, by the answers that the workers got, and by the history.
+    /// By the answers that the workers got, by the records in Redis, and by what Redis wrote down.
     pub async fn judge(mut self) -> Figures {
         assert_eq!(self.accepted.len(), self.tasks);
         assert_eq!(self.model.ended(), self.tasks as u64, "ended, by the answers");
@@ -184,30 +184,33 @@ impl Driver {
         for worker in &self.workers {
             assert!(worker.hands.is_empty() && self.server.pending(&worker.id).await.is_empty());
         }
-        let model = &self.model;
-        let completed = model.completed.len() as u64 + model.completed_in_races;
-        let by_the_answers = (completed, model.buried, model.discarded);
-        let mut states = self.server.states(&self.accepted).await;
-        let mut count = |state| states.remove(state).unwrap_or_default();
-        let by_the_records = (count("succeeded"), count("failed"), count("cancelled"));
-        assert_eq!(by_the_records, by_the_answers, "by the records");
-        assert!(states.is_empty(), "in other states: {states:?}");
-
-        self.server.redis.stop();
-        let history = self.server.redis.journal();
-        let findings = judge(&self.shard, &history).unwrap_or_else(|why| panic!("{why}"));
-        let count = findings.completed.len() as u64;
-        assert_eq!((count, findings.buried, findings.discarded), by_the_answers, "by the history");
-        assert!(findings.open.is_empty(), "never ended: {:?}", findings.open);
-        for (task, (worker, entry)) in &model.completed {
-            let expected = (worker.clone(), format!("{worker} {entry}"));
-            assert_eq!(findings.completed.get(task), Some(&expected), "{task}");
+        let records = self.server.records(&self.accepted).await;
+        let in_state = |state| records.iter().filter(|record| record.state == state).count() as u64;
+        let Model { completed, completed_in_races, buried, discarded, .. } = &self.model;
+        assert_eq!(in_state("succeeded"), completed.len() as u64 + completed_in_races);
+        assert_eq!((in_state("failed"), in_state("cancelled")), (*buried, *discarded));
+        for (id, record) in self.accepted.iter().zip(&records) {
+            if let Some((worker, entry)) = completed.get(id.as_str()) {
+                let result = Some(completion(worker, entry));
+                let expected =
+                    Record { state: "succeeded".to_owned(), worker: worker.clone(), result };
+                assert_eq!(*record, expected, "{id}");
+            }
         }
+
+        let ledger = self.server.ledger();
+        assert_eq!(ledger.wrongs, []);
+        assert_eq!(ledger.stories.len(), self.tasks, "tasks that Redis has ever known");
+        for id in &self.accepted {
+            let ends = &ledger.stories[id.as_str()].ends;
+            assert_eq!(ends.len(), 1, "{id} ended {ends:?}");
+        }
+        assert_eq!(ledger.dead.len() as u64, *buried);
         Figures {
-            deliveries: findings.deliveries,
-            completed,
-            buried: model.buried,
-            discarded: model.discarded,
+            deliveries: ledger.stories.values().map(|story| story.handed_out.len() as u64).sum(),
+            completed: in_state("succeeded"),
+            buried: *buried,
+            discarded: *discarded,
             ..self.figures
         }
     }
@@ -216,7 +219,7 @@ impl Driver {
     async fn born(&mut self) {
         self.born += 1;
         let id = format!("w{}", self.born);
-        let port = self.server.redis.port();
+        let port = self.server.port();
         self.workers.push(Worker::start(id, self.shard.clone(), port).await);
     }
 

@@ -19,12 +19,19 @@ pub struct Note {
     pub entry: Entry,
     pub task: String,
     pub priority: Priority,
-    pub tracked: bool,
+    pub is_tracked: bool,
     pub attempt: u32,
     pub max_attempts: u32,
     pub crashes: u32,
     /// How often the server had been restarted when it was read, or looked at again.
     pub epoch: u32,
+}
+
+impl Note {
+    /// Whether its start is written down, and so is refused where it is another's.
+    pub fn start_is_written(&self) -> bool {
+        self.is_tracked || self.crashes > 0
+    }
 }
 
 /// An entry: its stream, by the priority that this tells, and its id there.
@@ -63,13 +70,13 @@ impl Model {
 
     /// A worker was given something. Panics if that entry was ever given out before.
     pub fn delivered(&mut self, worker: &str, delivery: Delivery) -> InHand {
-        let Contents { envelope, body } =
+        let Contents { envelope, body, .. } =
             delivery.contents.as_ref().expect("every task here is an envelope");
         let note = Note {
             entry: (delivery.priority(), delivery.entry().to_owned()),
             task: envelope.id.to_string(),
             priority: body.priority.or(delivery.priority()).unwrap_or_default(),
-            tracked: body.tracked,
+            is_tracked: body.tracked,
             attempt: envelope.attempt,
             max_attempts: body.max_attempts(&Probe::OPTIONS),
             crashes: envelope.crashes,
@@ -126,7 +133,10 @@ impl Model {
                 }
                 Verdict::Bury { .. } => self.buried += 1,
                 Verdict::Discard { .. } => self.discarded += 1,
-                Verdict::Retry { .. } | Verdict::Defer { .. } | Verdict::Release => {}
+                Verdict::Retry { .. }
+                | Verdict::Defer { .. }
+                | Verdict::Park { .. }
+                | Verdict::Release => {}
             }
         }
         outcome

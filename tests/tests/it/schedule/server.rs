@@ -1,15 +1,14 @@
-//! Redis as it is, asked without Umbel: what is pending, and what is where it must not be.
+//! Redis as it is, asked without Umbel, and what it wrote down.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use redis::{
-    aio::MultiplexedConnection,
-    cmd, pipe,
-    streams::{StreamInfoGroupsReply, StreamPendingCountReply, StreamRangeReply},
-};
+use redis::{aio::MultiplexedConnection, pipe, streams::StreamPendingCountReply};
 use umbel_broker::keys::{GROUP, Shard, Stream};
 use umbel_proto::{Priority, TaskId};
-use umbel_tests::services::RedisServer;
+use umbel_tests::{
+    chaos::{ledger::Ledger, walk::Walk},
+    services::RedisServer,
+};
 
 use super::model::Entry;
 
@@ -17,7 +16,7 @@ use super::model::Entry;
 const ALL: usize = 100_000;
 
 pub struct Server {
-    pub redis: RedisServer,
+    redis: RedisServer,
     shard: Shard,
     connection: MultiplexedConnection,
 }
@@ -27,15 +26,31 @@ pub struct Server {
 pub struct Left {
     pub ready: usize,
     pub delayed: usize,
-    pub waiting: usize,
+    pub parked: usize,
+}
+
+/// What stands in the record of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub state: String,
+    pub worker: String,
+    pub result: Option<String>,
 }
 
 impl Server {
     pub async fn start(shard: Shard) -> Self {
-        // The history of the whole run is read at its end.
-        let redis = RedisServer::start_with(&["--auto-aof-rewrite-percentage", "0"]);
+        // What it wrote of the whole run is read at the end.
+        let redis = RedisServer::start_with(&[], &["--auto-aof-rewrite-percentage", "0"]);
         let connection = connect(&redis).await;
         Self { redis, shard, connection }
+    }
+
+    pub fn url(&self) -> String {
+        self.redis.url()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.redis.port()
     }
 
     /// Ends the server in order and starts it with what it had written: the same data under
@@ -69,44 +84,32 @@ impl Server {
         ask.cmd("ZCARD").arg(self.shard.delayed()).cmd("HLEN").arg(self.shard.waiting());
         let [ready @ .., delayed, waiting]: [usize; 6] =
             ask.query_async(&mut self.connection).await.unwrap();
-        Left { ready: ready.into_iter().sum(), delayed, waiting }
+        Left { ready: ready.into_iter().sum(), delayed, parked: waiting - delayed }
     }
 
-    /// The states of tasks by their records, and how often each.
-    pub async fn states(&mut self, tasks: &[TaskId]) -> BTreeMap<String, u64> {
+    /// Nothing is where nobody would ever find it. Panics with what is.
+    pub async fn judge_keys(&mut self) {
+        let walk = Walk::through(&mut self.connection, &self.shard).await.unwrap();
+        assert_eq!(walk.judge(), []);
+    }
+
+    pub async fn records(&mut self, tasks: &[TaskId]) -> Vec<Record> {
         let mut ask = pipe();
         for task in tasks {
-            ask.cmd("HGET").arg(self.shard.task(task)).arg("state");
+            ask.cmd("HMGET").arg(self.shard.task(task)).arg("state").arg("worker").arg("result");
         }
-        let states: Vec<String> = ask.query_async(&mut self.connection).await.unwrap();
-        let mut counts = BTreeMap::new();
-        for state in states {
-            *counts.entry(state).or_default() += 1;
-        }
-        counts
+        let records: Vec<(String, String, Option<String>)> =
+            ask.query_async(&mut self.connection).await.unwrap();
+        records
+            .into_iter()
+            .map(|(state, worker, result)| Record { state, worker, result })
+            .collect()
     }
 
-    /// Every entry that was given out is in somebody's hands, and who holds one holds it of an
-    /// entry that is there: otherwise nobody would ever be given it again.
-    pub async fn has_no_orphans(&mut self) {
-        for stream in Stream::IN_ORDER {
-            let key = self.shard.ready(stream);
-            let groups: StreamInfoGroupsReply = cmd("XINFO")
-                .arg("GROUPS")
-                .arg(&key)
-                .query_async(&mut self.connection)
-                .await
-                .unwrap();
-            let last = &groups.groups[0].last_delivered_id;
-            let mut ask = pipe();
-            ask.cmd("XRANGE").arg(&key).arg("-").arg(last);
-            ask.cmd("XPENDING").arg(&key).arg(GROUP).arg("-").arg("+").arg(ALL);
-            let (given, held): (StreamRangeReply, StreamPendingCountReply) =
-                ask.query_async(&mut self.connection).await.unwrap();
-            let given: BTreeSet<String> = given.ids.into_iter().map(|entry| entry.id).collect();
-            let held: BTreeSet<String> = held.ids.into_iter().map(|entry| entry.id).collect();
-            assert_eq!(given, held, "given out of {key}, and held");
-        }
+    /// Ends the server, and reads what it wrote down.
+    pub fn ledger(&self) -> Ledger {
+        self.redis.stop();
+        Ledger::read(self.redis.dir()).unwrap()
     }
 }
 

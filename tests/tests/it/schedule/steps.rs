@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use rand::{Rng, seq::IndexedRandom};
 use umbel_broker::{NewTask, Verdict, When, Why, shard::Tick};
-use umbel_proto::{Priority, TaskState};
+use umbel_proto::{Priority, Task, TaskState};
 use umbel_tests::{
     eventually::eventually,
     probe::{Act, Probe},
@@ -33,6 +33,9 @@ pub const LOOK_AHEAD: Duration = Duration::from_millis(3_900);
 /// For so many steps at least a line is down: by then the settler has asked again, or will at once.
 const DOWN_MIN: u64 = 25;
 
+/// Nothing that is parked is given up.
+const PARKED_MAX: Duration = Duration::from_hours(24);
+
 /// A task that was charged with so many deaths is buried by who gets it next.
 const CRASH_LIMIT: u32 = 3;
 
@@ -48,6 +51,7 @@ pub enum Step {
     Mend,
     Beat,
     Tick,
+    Unpark,
     Kill,
     SignOff,
     Freeze,
@@ -59,7 +63,7 @@ pub enum Step {
 }
 
 /// How often what happens, each in comparison with the others.
-pub const STEPS: [(Step, u32); 18] = [
+pub const STEPS: [(Step, u32); 19] = [
     (Step::Enqueue, 45),
     (Step::EnqueueInVain, 6),
     (Step::Fetch, 250),
@@ -70,6 +74,7 @@ pub const STEPS: [(Step, u32); 18] = [
     (Step::Mend, 60),
     (Step::Beat, 30),
     (Step::Tick, 50),
+    (Step::Unpark, 20),
     (Step::Kill, 50),
     (Step::SignOff, 5),
     (Step::Freeze, 55),
@@ -92,6 +97,10 @@ impl Driver {
             Step::Tick => {
                 let at_once = self.rng.random_range(1..=2);
                 self.tick(at_once).await;
+            }
+            Step::Unpark => {
+                let at_once = self.rng.random_range(1..=2);
+                self.unpark(at_once).await;
             }
             Step::Declare => self.declare_somebody().await,
             Step::Reap => self.reap_all().await,
@@ -256,6 +265,21 @@ impl Driver {
         assert_eq!(all_moved, delayed, "each was moved once");
     }
 
+    /// Adds all that is parked, by as many as are at it at once.
+    pub async fn unpark(&mut self, at_once: usize) {
+        let parked = self.server.left().await.parked as u64;
+        let [one, other] = &self.reapers;
+        let moved = match at_once {
+            1 => one.unpark(&self.shard, Probe::NAME).await.unwrap(),
+            _ => {
+                let one = one.unpark(&self.shard, Probe::NAME);
+                let (one, other) = tokio::join!(one, other.unpark(&self.shard, Probe::NAME));
+                one.unwrap() + other.unwrap()
+            }
+        };
+        assert_eq!(moved, parked, "each was added once");
+    }
+
     /// Some of what is in hand, with what becomes of each.
     fn batch(&mut self, at: usize) -> Vec<(InHand, Verdict)> {
         let worker = &mut self.workers[at];
@@ -279,7 +303,8 @@ impl Driver {
                 Verdict::Retry { delay, error: "not yet".to_owned() }
             }
             650..780 => bury(Why::Attempts, "not ever"),
-            780..860 => Verdict::Defer { delay, reason: "later".to_owned() },
+            780..800 => Verdict::Park { left: PARKED_MAX, reason: "not known here".to_owned() },
+            800..860 => Verdict::Defer { delay, reason: "later".to_owned() },
             860..990 => Verdict::Release,
             990..995 => bury(Why::Fatal, "no"),
             _ => Verdict::Discard { state: TaskState::Cancelled, by: "somebody".to_owned() },
@@ -316,5 +341,9 @@ impl Driver {
 
 /// The result tells whose completion it is.
 pub fn complete(worker: &str, note: &Note) -> Verdict {
-    Verdict::Complete { output: format!("{worker} {}", note.entry.1).into_bytes() }
+    Verdict::Complete { output: completion(worker, &note.entry.1).into_bytes() }
+}
+
+pub fn completion(worker: &str, entry: &str) -> String {
+    format!("{worker} {entry}")
 }

@@ -164,7 +164,7 @@ impl Worker {
     pub async fn start_all(&mut self, model: &Model) {
         let mut expected = Vec::new();
         for InHand { note, .. } in &self.hands {
-            if !note.tracked {
+            if !note.start_is_written() {
                 expected.push(note.clone());
             } else if model.holds(&self.id, note) {
                 expected.push(model.looked_at_again(note));

@@ -1,0 +1,99 @@
+//! C2: workers are frozen for a while and go on as if nothing had been.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rand::Rng;
+use tokio::time::sleep;
+
+use super::Plan;
+use crate::chaos::{
+    crew::{Crew, Keeping},
+    faults::Fault,
+    history::Moment,
+    probe::{Act, Trial},
+    report::Report,
+    stage::Stage,
+};
+
+/// A worker that was silent for less lives; the others watch for so long before they say otherwise.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// Between two stops: some beats, so that one stop is not the end of another.
+const BETWEEN: Duration = Duration::from_secs(7);
+
+const DRAIN_MAX: Duration = Duration::from_secs(180);
+
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    tasks: usize,
+    over: Duration,
+    /// Which are stopped one after the other, in seconds; each lane has two workers of its own.
+    lanes: [&'static [u64]; 3],
+    /// One task in a hundred takes so long: longer than any stop.
+    long: Duration,
+}
+
+const SMOKE: Size = Size {
+    tasks: 1_500,
+    over: Duration::from_secs(25),
+    lanes: [&[5, 10], &[25], &[]],
+    long: Duration::from_secs(8),
+};
+
+const FULL: Size = Size {
+    tasks: 40_000,
+    over: Duration::from_secs(150),
+    lanes: [&[5, 10, 5, 10, 5, 10, 5, 10, 5, 10], &[30, 30, 30, 30], &[60, 60]],
+    long: Duration::from_secs(40),
+};
+
+pub async fn play(plan: Plan) -> anyhow::Result<Report> {
+    let size = plan.profile.of(SMOKE, FULL);
+    let mut stage = Stage::with_database(plan.seed)?;
+    let launch = stage.launch(&stage.redis.url()).env("CONCURRENCY", 16).env("GRACE", "20s");
+    let mut crew = Crew::start(launch, Keeping::Alone, 2 * size.lanes.len());
+    stage.ready(&crew).await?;
+    let before = crew.living();
+    let mut trials = stage.mix(size.tasks);
+    for trial in &mut trials {
+        if stage.dice.random_ratio(1, 100) {
+            *trial = Trial::new(Act::Sleep(size.long.as_millis() as u64));
+        }
+    }
+    let feed = stage.feed(stage.client.clone(), trials, size.over);
+    // All have some of it by then.
+    sleep(BETWEEN / 2).await;
+    let lane = |n: usize| stop_in_turn(&crew, [2 * n, 2 * n + 1], size.lanes[n]);
+    let (short, long, longest) = tokio::join!(lane(0), lane(1), lane(2));
+    let short_stops = short.len();
+    stage.faults = [short, long, longest].concat();
+    stage.fed(feed).await?;
+    let evidence = stage.evidence(&mut crew, DRAIN_MAX).await?;
+    let mut report = Report::of(&evidence, 0);
+    report.at_least("stops shorter than a lease", 2, short_stops);
+    report.exactly("starts again without a stop of a lease", 0, report.audit.unexplained.len());
+    // Else nothing was stopped in the midst of a task.
+    report.at_least("settles refused to the thought dead", 1, evidence.refused);
+    report.exactly("double effects", 0, report.audit.double_effects);
+    let gone = before.iter().filter(|pid| !evidence.living.contains(*pid)).count();
+    report.exactly("workers that a stop has ended", 0, gone);
+    Ok(report)
+}
+
+async fn stop_in_turn(crew: &Crew, places: [usize; 2], stops: &[u64]) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for (n, seconds) in stops.iter().enumerate() {
+        let lasting = Duration::from_secs(*seconds);
+        let place = places[n % places.len()];
+        let from = Moment::now();
+        let pid = crew.signal(place, Signal::SIGSTOP).await;
+        sleep(lasting).await;
+        crew.signal(place, Signal::SIGCONT).await;
+        let until = Moment::now();
+        let excuses = lasting >= LEASE;
+        faults.push(Fault { what: "SIGSTOP", pid: Some(pid), from, until, excuses });
+        sleep(BETWEEN).await;
+    }
+    faults
+}
