@@ -6,6 +6,7 @@ mod api;
 mod arrows;
 mod beat;
 mod docs;
+mod epochs;
 mod ghosts;
 mod handbook;
 mod parking;

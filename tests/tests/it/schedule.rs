@@ -11,7 +11,10 @@
 //! millisecond, and who wins a race. A failure tells its seed and the last steps. Again, with the
 //! same seed: `UMBEL_SCHEDULE_SEED=7 cargo test -p umbel-tests --test it schedule`.
 
-use std::{env, fmt, time::Instant};
+use std::{env, fmt, sync::Arc, thread, time::Instant};
+
+use tokio::runtime;
+use umbel_broker::Scripts;
 
 mod deaths;
 mod driver;
@@ -27,6 +30,27 @@ const TASKS: usize = 10_000;
 /// Small, and the same each time.
 const KNOWN: [u64; 3] = [1, 2, 3];
 const TASKS_OF_KNOWN: usize = 300;
+
+/// Script, a line of it, and a wrong one instead.
+const BROKEN: [(&str, &str, &str); 9] = [
+    // What was given to another is settled all the same.
+    ("settle", "t.won = redis.call('XDEL', key, t.entry) == 1", "t.won = true"),
+    // What was recovered is still there, with its old owner or without.
+    ("recover", "redis.call('XACK', KEYS[i], GROUP, entry)", ""),
+    ("recover", "redis.call('XDEL', KEYS[i], entry)", ""),
+    // Attempts begin again.
+    ("settle", "'attempt', tonumber(t.attempt) + 1", "'attempt', 1"),
+    // What is due is moved again.
+    ("tick", "redis.call('ZREM', set, id)", ""),
+    // An enqueue that is asked again is another one.
+    ("enqueue", "if key ~= '' then redis.call('SET'", "if false then redis.call('SET'"),
+    // Who beats in between is declared dead all the same.
+    ("declare", "~= ARGV[2]", "== 'nobody'"),
+    // The dead are not told.
+    ("heartbeat", "if value and string.sub(value, 1, 4) == 'dead' then return {'FENCED'} end", ""),
+    // What is not parked any more is still kept.
+    ("unpark", "redis.call('HDEL', waiting, id)", ""),
+];
 
 /// What happened in a run.
 #[derive(Debug, Default, Clone, Copy)]
@@ -89,10 +113,10 @@ impl Drop for Seed {
     }
 }
 
-async fn run(seed: u64, tasks: usize) -> Figures {
+async fn run(seed: u64, tasks: usize, scripts: Option<Arc<Scripts>>) -> Figures {
     let seed = Seed::told(seed);
     let began = Instant::now();
-    let mut driver = Driver::start(seed.0, tasks).await;
+    let mut driver = Driver::start(seed.0, tasks, scripts).await;
     driver.storm().await;
     driver.calm().await;
     let figures = driver.judge().await;
@@ -106,7 +130,7 @@ async fn ten_thousand_tasks_survive_a_schedule_that_nobody_has_seen() {
         Ok(seed) => seed.parse().expect("UMBEL_SCHEDULE_SEED is a number"),
         Err(_) => rand::random(),
     };
-    let figures = run(seed, TASKS).await;
+    let figures = run(seed, TASKS, None).await;
     // A schedule in which nothing happens would prove nothing.
     assert!(figures.kills >= 100 && figures.freezes >= 100 && figures.zombies >= 50, "{figures:?}");
     assert!(figures.settles_lost >= 100 && figures.reads_lost >= 50, "{figures:?}");
@@ -116,7 +140,23 @@ async fn ten_thousand_tasks_survive_a_schedule_that_nobody_has_seen() {
 #[tokio::test]
 async fn the_known_schedules_are_survived() {
     for seed in KNOWN {
-        let figures = run(seed, TASKS_OF_KNOWN).await;
+        let figures = run(seed, TASKS_OF_KNOWN, None).await;
         assert!(figures.kills > 0 && figures.zombies > 0 && figures.stale > 0, "{figures:?}");
+    }
+}
+
+#[test]
+fn a_broken_line_of_a_script_is_found_by_the_known_schedules() {
+    for (script, line, instead) in BROKEN {
+        let is_survived = |seed: u64| {
+            // On a thread of its own, so that its panic is its end.
+            let run = thread::spawn(move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let scripts = Scripts::broken(script, line, instead);
+                runtime.block_on(run(seed, TASKS_OF_KNOWN, Some(scripts)))
+            });
+            run.join().is_ok()
+        };
+        assert!(!KNOWN.into_iter().all(is_survived), "not found: {script}, `{line}`");
     }
 }

@@ -1,5 +1,5 @@
-//! A line from a client to its Redis that loses one request or one answer when told to: what a
-//! network does, at the moment that a test needs.
+//! A line from a client to its Redis that loses one request or one answer when told to, waits, and
+//! can lead to another server: what a network does, at the moment that a test needs.
 
 use std::{
     io,
@@ -61,6 +61,10 @@ impl Wire {
         Self { port, shared, accepting }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// `redis://127.0.0.1:<port>`
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
@@ -86,6 +90,14 @@ impl Wire {
     pub fn mend(&self) {
         *self.shared.loses.lock().unwrap() = None;
         self.shared.state.send_modify(|state| state.is_down = false);
+    }
+
+    /// Cuts all connections; new ones lead to another server, as behind a balancer.
+    pub fn lead_to(&self, server: u16) {
+        self.shared.state.send_modify(|state| {
+            state.cuts += 1;
+            state.server = server;
+        });
     }
 }
 

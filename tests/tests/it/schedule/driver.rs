@@ -1,9 +1,9 @@
 //! A run: the storm, in which chance says what happens, the calm after it, and the judgement.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, sync::Arc};
 
 use rand::{SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use umbel_broker::{BrokerSettings, Client, keys::Shard, liveness::Heartbeat};
+use umbel_broker::{Client, Scripts, keys::Shard, liveness::Heartbeat};
 use umbel_proto::TaskId;
 use umbel_tests::eventually::eventually;
 
@@ -12,7 +12,7 @@ use super::{
     model::Model,
     server::{Left, Record, Server},
     steps::{STEPS, complete, completion},
-    worker::{Life, Worker},
+    worker::{Life, Worker, open},
 };
 use crate::wire::Wire;
 
@@ -43,6 +43,7 @@ pub struct Corpse {
 
 pub struct Driver {
     pub rng: StdRng,
+    scripts: Option<Arc<Scripts>>,
     pub shard: Shard,
     pub server: Server,
     /// Two that look after the dead, and may do so at once.
@@ -62,18 +63,20 @@ pub struct Driver {
 }
 
 impl Driver {
-    pub async fn start(seed: u64, tasks: usize) -> Self {
+    /// `scripts`: others than the shipped ones, for all that takes part.
+    pub async fn start(seed: u64, tasks: usize, scripts: Option<Arc<Scripts>>) -> Self {
         let shard = Shard::first(&"default".parse().unwrap());
         let server = Server::start(shard.clone()).await;
-        let client = |url: String| Client::open(&BrokerSettings::new(url), "test").unwrap();
+        let client = |url| open(url, "test", scripts.as_ref());
         let reapers = [client(server.url()), client(server.url())];
         let wire = Wire::to(server.port()).await;
         Self {
             rng: StdRng::seed_from_u64(seed),
+            enqueuing: (client(wire.url()), wire),
+            scripts,
             shard,
             server,
             reapers,
-            enqueuing: (client(wire.url()), wire),
             workers: Vec::new(),
             corpses: Vec::new(),
             dead: Vec::new(),
@@ -220,7 +223,7 @@ impl Driver {
         self.born += 1;
         let id = format!("w{}", self.born);
         let port = self.server.port();
-        self.workers.push(Worker::start(id, self.shard.clone(), port).await);
+        self.workers.push(Worker::start(id, self.shard.clone(), port, self.scripts.as_ref()).await);
     }
 
     async fn restart(&mut self) {

@@ -53,6 +53,8 @@ pub struct Model {
     /// The entries in the hands of workers that have been seen there.
     owners: HashMap<Entry, String>,
     seen: HashSet<Entry>,
+    /// The attempt that each task is in, where it is not the first.
+    attempts: HashMap<String, u32>,
     epoch: u32,
     /// The accepted completions whose answer tells which they were: task → worker and entry.
     pub completed: BTreeMap<String, (String, String)>,
@@ -83,6 +85,7 @@ impl Model {
             epoch: self.epoch,
         };
         assert!(self.seen.insert(note.entry.clone()), "given out a second time: {note:?}");
+        assert_eq!(note.attempt, self.attempts.get(&note.task).copied().unwrap_or(1), "{note:?}");
         self.owners.insert(note.entry.clone(), worker.to_owned());
         InHand { delivery, note }
     }
@@ -133,10 +136,10 @@ impl Model {
                 }
                 Verdict::Bury { .. } => self.buried += 1,
                 Verdict::Discard { .. } => self.discarded += 1,
-                Verdict::Retry { .. }
-                | Verdict::Defer { .. }
-                | Verdict::Park { .. }
-                | Verdict::Release => {}
+                Verdict::Retry { .. } => {
+                    self.attempts.insert(note.task.clone(), note.attempt + 1);
+                }
+                Verdict::Defer { .. } | Verdict::Park { .. } | Verdict::Release => {}
             }
         }
         outcome

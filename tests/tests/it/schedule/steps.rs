@@ -22,8 +22,8 @@ use crate::wire::Half;
 const OPEN_MAX: u64 = 600;
 
 const ENQUEUE_MAX: usize = 48;
-const FETCH_MAX: usize = 12;
-const HANDS_MAX: usize = 40;
+const FETCH_MAX: usize = 18;
+const HANDS_MAX: usize = 48;
 
 /// All delays are shorter than a tick looks ahead, and that is shorter than the skew at which
 /// nothing is moved: so chance alone tells when a delay ends.

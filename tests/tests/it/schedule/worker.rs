@@ -1,13 +1,13 @@
 //! A worker without a body: it beats, reads, holds and settles as a real one does, one act at a
 //! time, and does nothing by itself.
 
-use std::{mem, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use tokio::task::{JoinHandle, yield_now};
 use umbel_broker::{
-    BrokerSettings, Client, Consumer, Held, Settlement, Settler, Terms, Verdict, keys::Shard,
-    liveness::Heartbeat,
+    BrokerSettings, Client, Consumer, Held, Scripts, Settlement, Settler, Terms, Verdict,
+    keys::Shard, liveness::Heartbeat,
 };
 use umbel_tests::eventually::eventually;
 
@@ -68,11 +68,17 @@ pub struct Worker {
 
 impl Worker {
     /// It has beaten once, as a worker does before its first read.
-    pub async fn start(id: String, shard: Shard, server: u16) -> Self {
+    pub async fn start(
+        id: String,
+        shard: Shard,
+        server: u16,
+        scripts: Option<&Arc<Scripts>>,
+    ) -> Self {
         let (commands, reads) = (Wire::to(server).await, Wire::to(server).await);
-        let client = client(&commands);
+        let client = open(commands.url(), "worker", scripts);
         let held = Held::default();
-        let consumer = Consumer::new(self::client(&reads), id.clone(), vec![shard], held.clone());
+        let reading = open(reads.url(), "worker", scripts);
+        let consumer = Consumer::new(reading, id.clone(), vec![shard], held.clone());
         // From now on no read blocks.
         consumer.stop().request().await.unwrap();
         let (settler, settling) = Settler::start(client.clone(), id.clone(), held.clone());
@@ -265,8 +271,12 @@ impl Drop for Worker {
     }
 }
 
-fn client(wire: &Wire) -> Client {
-    Client::open(&BrokerSettings::new(wire.url()), "worker").unwrap()
+pub fn open(url: String, role: &str, scripts: Option<&Arc<Scripts>>) -> Client {
+    let client = Client::open(&BrokerSettings::new(url), role).unwrap();
+    match scripts {
+        Some(scripts) => client.with_scripts(scripts.clone()),
+        None => client,
+    }
 }
 
 /// Waits for what comes within a few turns of the runtime.
