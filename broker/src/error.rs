@@ -63,18 +63,92 @@ impl From<RedisError> for BrokerError {
         // The text of a server's error never holds a password; that of a URL's parse may, and
         // does not come this way (see `settings`).
         let text = error.to_string();
-        match error.code() {
+        // A pipeline has no code of its own; its first error counts.
+        let of_server = error.clone().into_server_errors();
+        let first = of_server.as_deref().and_then(<[_]>::first).map(|(_, error)| error.code());
+        match first.or(error.code()) {
             Some("NOGROUP" | "UNBLOCKED") => Self::GroupGone(text),
             Some("NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED") => Self::Denied(text),
             Some(
                 "OOM" | "MISCONF" | "READONLY" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN"
                 | "TRYAGAIN" | "NOREPLICAS",
             ) => Self::Refused(text),
+            // Forgotten between its loading and its run; the next call loads it again.
+            Some("NOSCRIPT") => Self::Refused(text),
+            Some("ERR") if DENIED_IN_SCRIPT.iter().any(|words| text.contains(words)) => {
+                Self::Denied(text)
+            }
+            Some("ERR") if text.contains(TOO_MANY_CLIENTS) => Self::Refused(text),
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Unavailable(text)
             }
+            // An answer that breaks off is one of a connection that did.
+            _ if error.kind() == redis::ErrorKind::Parse => Self::Unavailable(text),
             _ if error.kind() == redis::ErrorKind::AuthenticationFailed => Self::Denied(text),
             _ => Self::Unexpected(text),
+        }
+    }
+}
+
+/// What a command within a script may not do has no code: the words of Redis 7.0, and of later
+/// ones and Valkey.
+const DENIED_IN_SCRIPT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+
+/// Told without a code to who connects when all places are taken.
+const TOO_MANY_CLIENTS: &str = "max number of clients reached";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the server sends it.
+    fn of(line: &str) -> BrokerError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        value.extract_error().unwrap_err().into()
+    }
+
+    #[test]
+    fn what_a_server_cannot_do_now_may_work_later() {
+        for line in [
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to",
+            "READONLY You can't write against a read only replica.",
+            "LOADING Redis is loading the dataset in memory",
+            "BUSY Redis is busy running a script.",
+            "MASTERDOWN Link with MASTER is down",
+            "CLUSTERDOWN Hash slot not served",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "NOREPLICAS Not enough good replicas to write.",
+            "NOSCRIPT No matching script. Please use EVAL.",
+            "ERR max number of clients reached",
+        ] {
+            let error = of(line);
+            assert!(matches!(error, BrokerError::Refused(_)) && error.is_transient(), "{error:?}");
+        }
+        for line in ["NOGROUP No such key", "UNBLOCKED the stream key no longer exists"] {
+            let error = of(line);
+            assert!(
+                matches!(error, BrokerError::GroupGone(_)) && error.is_transient(),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_forbidden_stays_so_until_somebody_changes_it() {
+        for line in [
+            "NOAUTH Authentication required.",
+            "WRONGPASS invalid username-password pair or user is disabled.",
+            "NOPERM this user has no permissions to run the 'keys' command",
+            "DENIED Redis is running in protected mode",
+            "ERR The user executing the script can't run this command or subcommand script: 1, on @user_script:1.",
+            "ERR ACL failure in script: User worker has no permissions to run the 'keys' command",
+        ] {
+            let error = of(line);
+            assert!(matches!(error, BrokerError::Denied(_)) && !error.is_transient(), "{error:?}");
+        }
+        for line in ["ERR value is not an integer or out of range", "WRONGTYPE Operation against"] {
+            assert!(matches!(of(line), BrokerError::Unexpected(_)), "{line}");
         }
     }
 }

@@ -10,13 +10,14 @@ impl Client {
     /// full, and, unless `allow_volatile`, one that forgets them when it restarts.
     ///
     /// By `INFO`, because `CONFIG` is closed on most hosted servers; what a server hides is said in
-    /// the log and not held against it.
+    /// the log and not held against it. One that does not let us in at all is refused.
     pub async fn check_server(&self, allow_volatile: bool) -> Result<(), BrokerError> {
         let mut info = String::new();
         for section in ["memory", "persistence"] {
             match self.query::<String>(cmd("INFO").arg(section)).await {
                 Ok(text) => info.push_str(&text),
-                Err(BrokerError::Denied(_)) => {}
+                // Only INFO, or a wrong password: a PING tells.
+                Err(BrokerError::Denied(_)) => self.ping().await?,
                 Err(error) => return Err(error),
             }
         }

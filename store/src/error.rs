@@ -13,6 +13,10 @@ pub enum StoreError {
     /// through [`Db::once`](crate::Db::once).
     #[error("postgres is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// Postgres does not let us in. The same call works only after somebody has changed the
+    /// settings, or the user, the database or the rules of access on the server.
+    #[error("postgres denies access: user, password and database of its address must be right")]
+    Denied(#[source] Refusal),
     /// The statement ran into its time limit and was cancelled; nothing of it remains.
     #[error("a statement took longer than {limit:?}")]
     TooSlow {
@@ -102,6 +106,10 @@ impl Refusal {
             ("57014", _) => StoreError::TooSlow { limit },
             ("40001" | "40P01" | "55P03", _) => StoreError::Conflict(self),
             ("23505", Some(constraint)) => StoreError::UniqueViolation { constraint, source: self },
+            // A login that the next attempt would not mend. A pooler that has one code for all of
+            // its troubles (PgBouncer's is 08P01) says too little for that, and is waited for.
+            ("3D000", _) if fatal => StoreError::Denied(self),
+            (code, _) if fatal && code.starts_with("28") => StoreError::Denied(self),
             // Connection, resources, shutdown, trouble of the machine, a standby after a failover.
             // What is fatal ends the connection, whatever its code: poolers use codes of their own.
             ("25006", _) => StoreError::Unavailable(self.into()),
@@ -139,8 +147,18 @@ mod tests {
 
     #[test]
     fn whatever_ends_the_connection_is_told_as_unavailable() {
-        assert!(matches!(judged("XX000", true), StoreError::Unavailable(_)));
+        for code in ["XX000", "08P01", "57P03"] {
+            assert!(matches!(judged(code, true), StoreError::Unavailable(_)), "{code}");
+        }
         assert!(matches!(judged("XX000", false), StoreError::Statement(_)));
+    }
+
+    #[test]
+    fn a_login_that_was_refused_is_told_apart_from_a_statement_that_was() {
+        for code in ["28P01", "28000", "3D000"] {
+            assert!(matches!(judged(code, true), StoreError::Denied(_)), "{code}");
+            assert!(matches!(judged(code, false), StoreError::Statement(_)), "{code}");
+        }
     }
 
     #[test]
@@ -148,6 +166,7 @@ mod tests {
         assert!(judged("57P01", true).is_transient());
         assert!(judged("57014", false).is_transient());
         assert!(judged("40001", false).is_transient());
+        assert!(!judged("28P01", true).is_transient());
         assert!(!judged("23505", false).is_transient());
         assert!(!judged("42601", false).is_transient());
     }

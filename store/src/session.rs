@@ -116,7 +116,7 @@ impl Session {
 
     /// Ends the use of the connection after its last statement, which came to `result`.
     pub(crate) fn give_back<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        self.clean = !matches!(result, Err(StoreError::Unavailable(_)));
+        self.clean = !matches!(result, Err(StoreError::Unavailable(_) | StoreError::Denied(_)));
         result
     }
 

@@ -2,8 +2,8 @@
 
 use std::{ops::RangeInclusive, str::FromStr, time::Duration};
 
-use anyhow::{Context, ensure};
-use umbel::{Client, Db, Env, Setup};
+use anyhow::Context;
+use umbel::{Client, Db, Env, SettingsError, Setup};
 
 use crate::{
     fetch::{AllowedPrivate, AllowedPrivateError, FetchSettings, Fetcher},
@@ -15,6 +15,7 @@ use crate::{
 /// The state of the application. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct App {
+    pub db: Db,
     pub sites: Sites,
     pub pages: Pages,
     pub fetcher: Fetcher,
@@ -34,7 +35,8 @@ impl App {
     pub fn new(env: &Env, client: Client, db: Db) -> anyhow::Result<Self> {
         let settings = Settings::read(env)?;
         let fetcher = Fetcher::new(settings.fetch.clone()).context("pages could not be fetched")?;
-        Ok(Self { sites: Sites::new(db.clone()), pages: Pages::new(db), fetcher, client, settings })
+        let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
+        Ok(Self { db, sites, pages, fetcher, client, settings })
     }
 }
 
@@ -57,7 +59,7 @@ pub struct Settings {
 
 impl Settings {
     /// Reads and checks the settings; the error names the one that is wrong.
-    pub fn read(env: &Env) -> anyhow::Result<Self> {
+    pub fn read(env: &Env) -> Result<Self, SettingsError> {
         let default = FetchSettings::default();
         let fetch = FetchSettings {
             user_agent: env.parse_or("SCRAPE_USER_AGENT", default.user_agent)?,
@@ -66,18 +68,21 @@ impl Settings {
             max_redirects: env.parse_or("SCRAPE_MAX_REDIRECTS", default.max_redirects)?,
             allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Hosts::default())?.0,
         };
-        fetch.check().context("a setting that begins with SCRAPE_ is wrong")?;
-        ensure!(
-            fetch.timeout + TIME_TO_STORE <= TIME_LIMIT,
-            "SCRAPE_TIMEOUT must be at most {:?}, and is {:?}: the task that fetches has \
-             {TIME_LIMIT:?} in all, and stores the page in what is left",
-            TIME_LIMIT - TIME_TO_STORE,
-            fetch.timeout,
-        );
+        fetch.check().map_err(|error| SettingsError::new(error.to_string()))?;
+        if fetch.timeout + TIME_TO_STORE > TIME_LIMIT {
+            return Err(SettingsError::new(format!(
+                "SCRAPE_TIMEOUT must be at most {:?}, and is {:?}: the task that fetches has \
+                 {TIME_LIMIT:?} in all, and stores the page in what is left",
+                TIME_LIMIT - TIME_TO_STORE,
+                fetch.timeout,
+            )));
+        }
         let site_every = env.duration_or("SITE_EVERY", Duration::from_hours(1))?;
         let site_every_s = u32::try_from(site_every.as_secs()).ok().filter(|s| EVERY_S.contains(s));
-        let site_every_s = site_every_s.with_context(|| {
-            format!("SITE_EVERY must be between 60 s and 30 days, and is {site_every:?}")
+        let site_every_s = site_every_s.ok_or_else(|| {
+            SettingsError::new(format!(
+                "SITE_EVERY must be from 60 s to 30 days, and is {site_every:?}"
+            ))
         })?;
         Ok(Self { fetch, site_every_s })
     }
@@ -99,7 +104,7 @@ impl FromStr for Hosts {
 mod tests {
     use super::*;
 
-    fn read(env: &[(&str, &str)]) -> anyhow::Result<Settings> {
+    fn read(env: &[(&str, &str)]) -> Result<Settings, SettingsError> {
         Settings::read(&Env::from_iter(env.iter().copied()))
     }
 
@@ -135,15 +140,17 @@ mod tests {
             ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1:8123,*"),
             ("SCRAPE_TIMEOUT", "46s"),
             ("SCRAPE_TIMEOUT", "soon"),
+            ("SCRAPE_TIMEOUT", "99ms"),
             ("SCRAPE_MAX_BYTES", "many"),
+            ("SCRAPE_MAX_BYTES", "1"),
+            ("SCRAPE_MAX_REDIRECTS", "21"),
+            ("SCRAPE_USER_AGENT", " "),
             ("SITE_EVERY", "59s"),
             ("SITE_EVERY", "31d"),
             ("SITE_EVERY", "9999999d"),
         ] {
-            let error = format!("{:#}", read(&[(name, value)]).unwrap_err());
+            let error = read(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{name}={value}: {error}");
         }
-        let error = format!("{:#}", read(&[("SCRAPE_MAX_BYTES", "1")]).unwrap_err());
-        assert!(error.contains("SCRAPE_") && error.contains("1 bytes"), "{error}");
     }
 }

@@ -4,7 +4,7 @@
 //! pages of its site.
 //!
 //! - [`application`]: all of it as one value, for `umbel::run`
-//! - [`SweepSites`], [`ScrapePage`]: the tasks
+//! - [`SweepSites`], [`ScrapePage`], [`PruneSteps`]: the tasks
 //! - [`App`], with [`Sites`] and [`Pages`]: the state they share, and the tables under it
 //! - [`fetch`], [`metadata`]: one page from the web, and what it says about itself
 
@@ -15,21 +15,22 @@ mod handover;
 mod listing;
 pub mod metadata;
 mod pages;
+mod prune;
 mod routes;
 mod scrape;
 mod sites;
 mod sweep;
 mod tables;
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
-use anyhow::ensure;
-use umbel::{Application, Env, Registry, RegistryError, Timetable, every};
+use umbel::{Application, Env, Registry, RegistryError, SettingsError, Timetable, every};
 
 pub use app::{App, Settings};
 pub use handover::{Silent, Wanted};
 pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
 pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
+pub use prune::{PruneSteps, Pruned};
 pub use routes::routes;
 pub use scrape::{ScrapePage, ScrapedPage};
 pub use sites::{Put, SiteOptions, Sites};
@@ -48,24 +49,35 @@ pub fn application() -> Application<App> {
 
 /// The tasks, name → handler.
 pub fn registry() -> Result<Registry<App>, RegistryError> {
-    Registry::builder().register::<SweepSites>().register::<ScrapePage>().build()
+    Registry::builder()
+        .register::<SweepSites>()
+        .register::<ScrapePage>()
+        .register::<PruneSteps>()
+        .build()
 }
 
 /// How often due sites are looked for, unless SWEEP_EVERY says otherwise: a site that is due
 /// hourly is then late by less than a tenth.
 const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
-/// A sweep that comes more rarely than a site can be due would make that setting untrue.
-const SWEEP_RAREST: Duration = Duration::from_hours(24);
+/// No timetable has a shorter period, and a sweep that comes more rarely than a site can be due
+/// would make that setting untrue.
+const SWEEP_PERIODS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
 
-/// The periodic work: a sweep every SWEEP_EVERY (default 5 min).
+/// What is kept for a week need not be pruned more often.
+const PRUNE_EVERY: Duration = Duration::from_hours(24);
+
+/// The periodic work: a sweep every SWEEP_EVERY (default 5 min), and upkeep.
 pub fn timetable(env: &Env) -> anyhow::Result<Timetable> {
     let sweep_every = env.duration_or("SWEEP_EVERY", SWEEP_EVERY)?;
-    ensure!(
-        sweep_every <= SWEEP_RAREST,
-        "SWEEP_EVERY must be at most {SWEEP_RAREST:?}, and is {sweep_every:?}"
-    );
-    Ok(Timetable::new().entry("sweep-sites", every(sweep_every), SweepSites {}).build()?)
+    if !SWEEP_PERIODS.contains(&sweep_every) {
+        let sentence = format!("SWEEP_EVERY must be from 1 s to 24 h, and is {sweep_every:?}");
+        return Err(SettingsError::new(sentence).into());
+    }
+    Ok(Timetable::new()
+        .entry("sweep-sites", every(sweep_every), SweepSites {})
+        .entry("prune-steps", every(PRUNE_EVERY), PruneSteps {})
+        .build()?)
 }
 
 #[cfg(test)]
@@ -81,8 +93,20 @@ mod tests {
         assert_eq!(slots(&[]).unwrap(), "every 5m");
         assert_eq!(slots(&[("SWEEP_EVERY", "5s")]).unwrap(), "every 5s");
         for wrong in ["soon", "0s", "999ms", "2d"] {
-            assert!(slots(&[("SWEEP_EVERY", wrong)]).is_err(), "{wrong}");
+            let error = slots(&[("SWEEP_EVERY", wrong)]).unwrap_err();
+            assert!(error.is::<SettingsError>(), "{wrong}");
+            assert!(error.to_string().starts_with("SWEEP_EVERY"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_steps_of_tasks_are_pruned_daily() {
+        let timetable = timetable(&Env::default()).unwrap();
+        let entries = timetable.entries().iter();
+        let shown: Vec<_> = entries
+            .map(|entry| format!("{} {} {}", entry.name, entry.schedule, entry.task.task))
+            .collect();
+        assert_eq!(shown, ["sweep-sites every 5m sites.sweep", "prune-steps every 1d steps.prune"]);
     }
 
     #[test]

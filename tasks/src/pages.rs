@@ -68,8 +68,9 @@ impl Pages {
         Ok(page.expect("an upsert without a condition gives its row"))
     }
 
-    /// Marks the page as running. `None`: there is nothing to do, because this task has stored the
-    /// page already, or because it is not the page of this address in this run.
+    /// Marks the page as running, and takes its row from any other task. `None`: there is nothing
+    /// to do, because this task has stored the page of a site already, or because it is not the
+    /// page of this address in this run.
     pub async fn begin(
         &self,
         attempt: &Attempt<'_>,
@@ -98,7 +99,8 @@ impl Pages {
     }
 
     /// Stores what was read and enters the pages that it leads to as pending, within the limits of
-    /// its site. Returns how many those are; `None` if another run of the task was faster.
+    /// its site. Returns how many those are; `None` if the row is not waiting for this task any
+    /// more: another run of it was faster, or another task has begun the page.
     pub async fn succeed(
         &self,
         attempt: &Attempt<'_>,
@@ -197,6 +199,8 @@ insert into pages (site_id, url) values (null, ({params})#>>'{}')
 on conflict (site_id, url) do update set updated_at = now()
 returning id, run";
 
+/// A page without a site is read again by a task that has stored it: between two statements its
+/// row may go to another task, and then nothing tells that it was stored.
 const BEGIN: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
@@ -207,7 +211,7 @@ update pages set
     started_at = now(), finished_at = null, updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and pages.url = p.url
-    and (status <> 'succeeded' or pages.task_id is distinct from p.task_id)
+    and (status <> 'succeeded' or pages.task_id is distinct from p.task_id or site_id is null)
 returning site_id, depth, title";
 
 /// A site's run is under way once its own page is.

@@ -202,7 +202,8 @@ fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
 
 fn store_problem(error: StoreError) -> Problem {
     let cause = &error as &dyn Error;
-    if error.is_transient() {
+    // Nothing is wrong with the request where the password of the database is.
+    if error.is_transient() || matches!(error, StoreError::Denied(_)) {
         warn!(error = cause, "answered 503 for the database");
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE)
             .detail("the database is not available");

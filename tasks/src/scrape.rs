@@ -137,11 +137,15 @@ impl ScrapePage {
         // A site is where its own page leads to: `http://example.com` may be at home on https.
         let home = if depth == 0 { &fetched.final_url } else { &self.url }.origin();
         let scraped = Scraped::new(fetched, &home);
-        let Some(found) = pages.succeed(attempt, site_id, &scraped).await? else {
-            return self.finish(attempt, ctx).await;
-        };
-        if found > 0 {
-            enqueue_pending(pages, ctx.client(), site_id).await?;
+        match pages.succeed(attempt, site_id, &scraped).await? {
+            Some(0) => {}
+            Some(_) => {
+                enqueue_pending(pages, ctx.client(), site_id).await?;
+            }
+            // Two tasks may ask for one address at once: its row belongs to the one that began
+            // last, and this one has read the page all the same.
+            None if site_id.is_none() => {}
+            None => return self.finish(attempt, ctx).await,
         }
         Ok(ScrapedPage { id: attempt.page.id, title: scraped.metadata.title })
     }

@@ -37,9 +37,13 @@ pub struct Running {
 impl House {
     /// Without a worker yet.
     pub fn start() -> Self {
+        Self::on(RedisServer::start())
+    }
+
+    /// On a Redis that runs; the client and the workers are its user `worker` where it has users.
+    pub fn on(redis: RedisServer) -> Self {
         show_logs();
-        let redis = RedisServer::start();
-        let client = Client::open(&BrokerSettings::new(redis.url()), "test").unwrap();
+        let client = Client::open(&BrokerSettings::new(redis.url_as("worker")), "test").unwrap();
         Self { redis, client, record: Record::default(), boots: AtomicU32::new(1) }
     }
 

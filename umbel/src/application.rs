@@ -8,7 +8,7 @@ use umbel_broker::Client;
 use umbel_store::{Db, Migration};
 use umbel_worker::{Registry, RegistryError};
 
-use crate::{Env, EnvError, settings::NO_DATABASE};
+use crate::{Env, SettingsError, settings::NO_DATABASE};
 
 type Opened<S> = Pin<Box<dyn Future<Output = anyhow::Result<S>> + Send>>;
 
@@ -43,8 +43,8 @@ pub struct Setup {
 
 impl Setup {
     /// The database; an error that names the setting where none was given.
-    pub fn db(&self) -> Result<Db, EnvError> {
-        self.db.clone().ok_or_else(|| EnvError(NO_DATABASE.to_owned()))
+    pub fn db(&self) -> Result<Db, SettingsError> {
+        self.db.clone().ok_or_else(|| SettingsError(NO_DATABASE.to_owned()))
     }
 }
 
@@ -64,6 +64,8 @@ impl Application<()> {
 
     /// Gives the application a state, which its handlers and routes share. It is made only where
     /// it is needed: in a worker and in an API. Comes first: what follows is typed by it.
+    ///
+    /// An error ends the process, whose supervisor tries again; a [`SettingsError`] ends both.
     pub fn state<S, F, O>(self, open: O) -> Application<S>
     where
         S: Clone + Send + Sync + 'static,
@@ -88,7 +90,7 @@ impl<S: Clone + Send + Sync + 'static> Application<S> {
         self
     }
 
-    /// Periodic work; it may depend on settings.
+    /// Periodic work; it may depend on settings, of which a wrong one is a [`SettingsError`].
     pub fn timetable(mut self, timetable: fn(&Env) -> anyhow::Result<Timetable>) -> Self {
         self.timetable = timetable;
         self

@@ -2,14 +2,11 @@
 
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
+use crate::SettingsError;
+
 /// The environment as it was at start; tests make their own.
 #[derive(Clone, Default)]
 pub struct Env(Arc<HashMap<String, String>>);
-
-/// A setting that cannot be; the sentence names it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct EnvError(pub(crate) String);
 
 impl Env {
     /// The environment of this process; variables that are not text are left out.
@@ -30,18 +27,18 @@ impl Env {
         &self,
         name: &str,
         default: T,
-    ) -> Result<T, EnvError> {
+    ) -> Result<T, SettingsError> {
         match self.get(name) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|error| EnvError(format!("{name}: {error}"))),
+            Some(text) => text.parse().map_err(|error| SettingsError(format!("{name}: {error}"))),
         }
     }
 
     /// A duration like `500ms`, `30s`, `5m`, `2h`, or `default` where it is not given.
-    pub fn duration_or(&self, name: &str, default: Duration) -> Result<Duration, EnvError> {
+    pub fn duration_or(&self, name: &str, default: Duration) -> Result<Duration, SettingsError> {
         match self.get(name) {
             None => Ok(default),
-            Some(text) => duration(text).map_err(|error| EnvError(format!("{name}: {error}"))),
+            Some(text) => duration(text).map_err(|error| SettingsError(format!("{name}: {error}"))),
         }
     }
 }
@@ -60,8 +57,9 @@ impl fmt::Debug for Env {
 }
 
 /// Reads a number with one of the units `ms s m h d`.
-pub(crate) fn duration(text: &str) -> Result<Duration, EnvError> {
-    let wrong = || EnvError(format!("`{text}` is no duration: write 500ms, 30s, 5m, 2h or 7d"));
+pub(crate) fn duration(text: &str) -> Result<Duration, SettingsError> {
+    let wrong =
+        || SettingsError(format!("`{text}` is no duration: write 500ms, 30s, 5m, 2h or 7d"));
     let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
     let number: u64 = text[..text.len() - unit.len()].parse().map_err(|_| wrong())?;
     let factor = match unit {

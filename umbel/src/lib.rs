@@ -48,8 +48,9 @@ mod verbs;
 const USAGE: u8 = 2;
 
 pub use application::{Application, Setup};
-pub use env::{Env, EnvError};
+pub use env::Env;
 pub use run::run;
+pub use settings::SettingsError;
 
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};

@@ -1,10 +1,6 @@
 //! From the command line to the exit code.
 
-use std::{
-    net::{Ipv4Addr, TcpListener as StdListener},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{net::TcpListener as StdListener, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use secrecy::SecretString;
@@ -60,8 +56,8 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
-    error.is::<SettingsError>()
-        || error.is::<crate::EnvError>()
+    // An application may have told its own error around it.
+    error.chain().any(|cause| cause.is::<SettingsError>())
         || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
         || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
         || matches!(error.downcast_ref(), Some(BrokerError::Unsuitable(_)))
@@ -173,6 +169,9 @@ async fn dev<S>(
     args: &DevArgs,
 ) -> anyhow::Result<()> {
     let folder = Folder::open(&args.data)?;
+    let held = hold_address(&settings)?;
+    // The API keeps its port when it is started again.
+    settings.port = held.local_addr()?.port();
     let wants = Wants {
         redis: settings.redis_url.is_none(),
         postgres: settings.database_url.is_none() && !application.migrations.is_empty(),
@@ -201,10 +200,7 @@ async fn dev<S>(
     if settings.jwt_secret.is_none() {
         settings.jwt_secret = Some(folder.secret("jwt")?);
     }
-    if settings.port == 0 {
-        // The API keeps its port when it is started again.
-        settings.port = StdListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    }
+    drop(held);
     let lost = std::cell::OnceCell::new();
     let ended = {
         let roles = async {
@@ -234,6 +230,18 @@ async fn dev<S>(
         Some(sentence) => ended.and(Err(anyhow::anyhow!(sentence))),
         None => ended,
     }
+}
+
+/// Takes the address of the API until its process is about to start: one that somebody else has
+/// would later be told as ours, because somebody answers there.
+fn hold_address(settings: &Settings) -> Result<StdListener, SettingsError> {
+    let addr = settings.addr()?;
+    StdListener::bind(addr).map_err(|error| {
+        SettingsError(format!(
+            "cannot listen on {addr} ({error}): HOST and PORT must name a free address; PORT=0 \
+             takes a free port"
+        ))
+    })
 }
 
 /// Prints, for people and scripts, where everything is, once the API listens.

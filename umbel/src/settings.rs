@@ -17,10 +17,19 @@ use uuid::Uuid;
 
 use crate::telemetry::Format;
 
-/// A setting that is missing or wrong; the sentence names it. The process ends with 2.
-#[derive(Debug, thiserror::Error)]
+/// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
+/// supervisor with it: starting again would not mend it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(pub(crate) String);
+
+impl SettingsError {
+    /// For the settings of an application, found wrong where its state or its timetable is made.
+    /// `sentence` names the setting and says what it may be, and repeats no secret.
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
 
 /// What every role may be told. A flag goes before the environment.
 #[derive(Debug, Clone, Args)]

@@ -3,8 +3,6 @@
 -- returns {consumer, …}, each as often as it has streams
 local names = {}
 for i = 2, 5 do
-  -- An error: nobody has read the stream yet, or it is gone.
-  local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[i], GROUP)
-  for _, consumer in ipairs(consumers) do names[#names + 1] = field(consumer, 'name') end
+  for _, consumer in ipairs(of_group('XINFO', 'CONSUMERS', KEYS[i], GROUP) or {}) do names[#names + 1] = field(consumer, 'name') end
 end
 return names

@@ -7,6 +7,17 @@ local function body(stream, entry)
   return found[1] and found[1][2]
 end
 
+-- Asks about the group of a stream; nil where there is none, yet or any more. Another error ends the
+-- script: what the server does not let us see must not look as if it were not there.
+local function of_group(...)
+  local answer = redis.pcall(...)
+  if not answer.err then return answer end
+  if string.find(answer.err, 'NOGROUP', 1, true) or string.find(answer.err, 'no such key', 1, true) then
+    return nil
+  end
+  return redis.call(...)
+end
+
 local function field(fields, name)
   for i = 1, #fields, 2 do
     if fields[i] == name then return fields[i + 1] end

@@ -4,14 +4,11 @@
 -- returns {run_id, generation, stream (2–5), entry, id or '', …}
 local answer = {run_id(), generation(KEYS[1])}
 for i = 2, 5 do
-  local pending = redis.pcall('XPENDING', KEYS[i], GROUP, '-', '+', ARGV[2], ARGV[1])
-  if not pending.err then
-    for _, held in ipairs(pending) do
-      local fields = body(KEYS[i], held[1])
-      answer[#answer + 1] = tostring(i)
-      answer[#answer + 1] = held[1]
-      answer[#answer + 1] = fields and field(fields, 'id') or ''
-    end
+  for _, held in ipairs(of_group('XPENDING', KEYS[i], GROUP, '-', '+', ARGV[2], ARGV[1]) or {}) do
+    local fields = body(KEYS[i], held[1])
+    answer[#answer + 1] = tostring(i)
+    answer[#answer + 1] = held[1]
+    answer[#answer + 1] = fields and field(fields, 'id') or ''
   end
 end
 return answer

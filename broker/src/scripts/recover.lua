@@ -10,8 +10,8 @@
 local left, added, gone, more = tonumber(ARGV[4]), 0, 0, 0
 for i = 2, 5 do
   -- Asked for one more than is taken, so that the answer tells whether anything is left.
-  local pending = redis.pcall('XPENDING', KEYS[i], GROUP, '-', '+', left + 1, ARGV[2])
-  if not pending.err then
+  local pending = of_group('XPENDING', KEYS[i], GROUP, '-', '+', left + 1, ARGV[2])
+  if pending then
     for n, held in ipairs(pending) do
       if left == 0 then
         more = 1

@@ -9,9 +9,9 @@ local answers = {}
 for at = 6, #ARGV, 6 do
   local stream, entry, id, attempt, tracked, suspect = unpack(ARGV, at, at + 5)
   local key = KEYS[tonumber(stream)]
-  -- Without its group, which a DEL may have taken, the entry is nobody's: `mine` is an error.
-  local mine = redis.pcall('XPENDING', key, GROUP, entry, entry, 1, ARGV[4])
-  local is_mine = mine[1] ~= nil
+  -- Without its group, which a DEL may have taken, the entry is nobody's.
+  local mine = of_group('XPENDING', key, GROUP, entry, entry, 1, ARGV[4])
+  local is_mine = mine ~= nil and mine[1] ~= nil
   if is_mine and ARGV[1] == '' then
     local there = body(key, entry)
     is_mine = there ~= nil and (field(there, 'id') or '') == id

@@ -61,20 +61,20 @@ impl FetchSettings {
     }
 }
 
-/// A setting that cannot work; it must be changed.
+/// A setting that cannot work; the text names it as the environment does.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchSettingsError {
     /// See [`FetchSettings::user_agent`].
-    #[error("the user agent is empty or holds a character that no header may hold")]
+    #[error("SCRAPE_USER_AGENT is empty or holds a character that no header may hold")]
     UserAgent,
     /// See [`FetchSettings::timeout`].
-    #[error("the timeout of a fetch ({0:?}) must be between {start:?} and {end:?}", start = TIMEOUTS.start(), end = TIMEOUTS.end())]
+    #[error("SCRAPE_TIMEOUT ({0:?}) must be from {start:?} to {end:?}", start = TIMEOUTS.start(), end = TIMEOUTS.end())]
     Timeout(Duration),
     /// See [`FetchSettings::max_bytes`].
-    #[error("the longest page ({0} bytes) must be between {start} and {end} bytes", start = SIZES.start(), end = SIZES.end())]
+    #[error("SCRAPE_MAX_BYTES ({0}) must be from {start} to {end}", start = SIZES.start(), end = SIZES.end())]
     MaxBytes(usize),
     /// See [`FetchSettings::max_redirects`].
-    #[error("the number of redirects ({0}) must not be above {MAX_REDIRECTS}")]
+    #[error("SCRAPE_MAX_REDIRECTS ({0}) must not be above {MAX_REDIRECTS}")]
     MaxRedirects(usize),
     /// The HTTP client cannot be made, for example because the system has no certificates.
     #[error("the HTTP client cannot be made")]
@@ -93,19 +93,13 @@ mod tests {
 
         for user_agent in ["", " ", "a\r\nX-Evil: 1"] {
             let settings = FetchSettings { user_agent: user_agent.to_owned(), ..good.clone() };
-            assert!(refused(settings).contains("user agent"));
+            assert!(refused(settings).starts_with("SCRAPE_USER_AGENT"));
         }
         let settings = FetchSettings { timeout: Duration::ZERO, ..good.clone() };
-        assert_eq!(
-            refused(settings),
-            "the timeout of a fetch (0ns) must be between 100ms and 300s"
-        );
+        assert_eq!(refused(settings), "SCRAPE_TIMEOUT (0ns) must be from 100ms to 300s");
         let settings = FetchSettings { max_bytes: 0, ..good.clone() };
-        assert_eq!(
-            refused(settings),
-            "the longest page (0 bytes) must be between 1024 and 67108864 bytes"
-        );
+        assert_eq!(refused(settings), "SCRAPE_MAX_BYTES (0) must be from 1024 to 67108864");
         let settings = FetchSettings { max_redirects: 21, ..good };
-        assert_eq!(refused(settings), "the number of redirects (21) must not be above 20");
+        assert_eq!(refused(settings), "SCRAPE_MAX_REDIRECTS (21) must not be above 20");
     }
 }

@@ -148,6 +148,19 @@ impl History {
         self.lines.iter().filter(move |line| line.event == event)
     }
 
+    /// The starts of a process whose bodies have not ended.
+    pub fn open(&self, pid: u32) -> Vec<&Line> {
+        let mut open: HashMap<&TaskId, &Line> = HashMap::new();
+        for line in self.lines.iter().filter(|line| line.pid == pid) {
+            match line.event {
+                Event::Start => drop(open.insert(&line.task, line)),
+                Event::End => drop(open.remove(&line.task)),
+                Event::Effect => {}
+            }
+        }
+        open.into_values().collect()
+    }
+
     /// How often each task was started.
     pub fn starts(&self) -> HashMap<&TaskId, Vec<&Line>> {
         let mut starts: HashMap<_, Vec<_>> = HashMap::new();

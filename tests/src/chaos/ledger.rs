@@ -139,7 +139,7 @@ impl Ledger {
             }
             ("HSET", part) => {
                 if let Some(id) = part.strip_prefix("task:") {
-                    self.state(&id.to_owned(), command);
+                    self.state(id, command);
                 }
             }
             _ => {}

@@ -27,6 +27,9 @@ const MIGRATIONS: &[Migration] = &[Migration {
     sql: "create table effects (task_id text not null, token text not null)",
 }];
 
+/// A sleep of so many milliseconds is told apart in the history.
+const LONG_MS: u64 = 5_000;
+
 /// What a trial does before its effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -41,6 +44,20 @@ pub enum Act {
     Block(u64),
     /// Aborts the process.
     Abort,
+}
+
+impl Act {
+    /// What a start is noted with.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Go => "go",
+            Self::Sleep(ms) if *ms >= LONG_MS => "long",
+            Self::Sleep(_) => "sleep",
+            Self::Fail(_) => "fail",
+            Self::Block(_) => "block",
+            Self::Abort => "abort",
+        }
+    }
 }
 
 /// The task. Where there is a database it ends with one row in `effects`.
@@ -102,7 +119,7 @@ struct Effect<'a> {
 impl Handler<Desk> for Trial {
     async fn run(self, ctx: &Context<Desk>) -> TaskResult<u32> {
         let desk = ctx.app();
-        desk.write(Event::Start, ctx, None)?;
+        desk.write(Event::Start, ctx, Some(self.act.name()))?;
         let done = self.act(ctx).await;
         desk.write(Event::End, ctx, Some(if done.is_ok() { "done" } else { "failed" }))?;
         done

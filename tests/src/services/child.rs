@@ -114,6 +114,11 @@ impl Service {
         child.as_ref().unwrap_or_else(|| panic!("{} is not running", self.name)).id()
     }
 
+    /// Whether the server was started and has not ended.
+    pub(super) fn is_running(&self) -> bool {
+        !self.exited()
+    }
+
     /// Starts the server and waits until it is ready, or says why it is not.
     pub(super) fn start(
         &self,

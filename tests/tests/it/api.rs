@@ -43,10 +43,9 @@ async fn a_task_that_was_asked_for_over_http_is_run_and_its_result_can_be_read()
     assert_eq!((&record["state"], &record["result"]), (&json!("queued"), &Value::Null));
     assert_eq!((&record["attempt"], &record["max_attempts"]), (&json!(1), &json!(3)));
     let queues: Value = api.get("/v1/queues").await.json().await.unwrap();
-    assert_eq!(
-        queues,
-        json!({"queues": [{"name": "default", "queued": 1, "running": 0, "delayed": 0, "dead": 0}]})
-    );
+    let default =
+        json!({"name": "default", "queued": 1, "running": 0, "delayed": 0, "parked": 0, "dead": 0});
+    assert_eq!(queues, json!({ "queues": [default] }));
 
     let worker = house.worker(1);
     let record = eventually("the task succeeds", async || {

@@ -44,13 +44,13 @@ struct House {
 impl House {
     fn start() -> Self {
         let redis = RedisServer::start();
-        let client = connect(&redis);
+        let client = connect(&redis, "worker");
         Self { redis, client }
     }
 
     /// A beat with a connection of its own, as one in another process has.
     fn beat(&self, timetable: &Timetable) -> Beat {
-        Beat::new(connect(&self.redis), timetable.clone())
+        Beat::new(connect(&self.redis, "beat"), timetable.clone())
     }
 
     async fn queued(&self, queue: &str) -> u64 {
@@ -73,8 +73,8 @@ impl House {
     }
 }
 
-fn connect(redis: &RedisServer) -> Client {
-    Client::open(&BrokerSettings::new(redis.url()), "beat").expect("a good address")
+fn connect(redis: &RedisServer, user: &str) -> Client {
+    Client::open(&BrokerSettings::new(redis.url_as(user)), "beat").expect("a good address")
 }
 
 fn every_second() -> Schedule {

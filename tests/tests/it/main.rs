@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails with the line that did")]
 
+mod acl;
 mod api;
 mod arrows;
 mod beat;
+mod chaos;
 mod docs;
 mod epochs;
 mod ghosts;

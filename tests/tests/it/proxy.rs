@@ -11,6 +11,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use umbel_broker::{BrokerError, BrokerSettings, Client};
 use umbel_tests::{
     eventually::eventually,
     proxy::{Proxy, Way},
@@ -199,4 +200,19 @@ async fn a_server_that_is_away_is_a_connection_that_ends() {
     house.redis.restart();
     let mut after = house.connect().await.unwrap();
     assert_eq!(ask(&mut after, "PING").await.unwrap(), PONG);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_to_the_broker_a_redis_that_is_away() {
+    let house = House::start().await;
+    let settings = BrokerSettings::new(house.proxy.url());
+    let client = Client::open(&settings, "test").unwrap();
+    for after in [0, 1, 3] {
+        client.ping().await.unwrap();
+        house.proxy.cut_next_reply(after);
+        let error = client.ping().await.unwrap_err();
+        assert!(matches!(error, BrokerError::Unavailable(_)), "after {after} bytes: {error:?}");
+        assert!(error.is_transient());
+    }
+    client.ping().await.unwrap();
 }

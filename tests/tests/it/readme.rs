@@ -1,15 +1,17 @@
 //! The README is true: its commands run, its code is code of the tree.
 
+mod scripts;
+mod settings;
+
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::Duration,
 };
 
 use umbel_tests::{
     eventually::eventually,
-    process::{Launch, binary, children, free_port, is_alive},
+    process::{Launch, binary, free_port},
     services::RedisServer,
 };
 
@@ -155,47 +157,4 @@ async fn its_requests_and_looks_inside_run() {
     let next = next.replacen("redis-cli", &format!("redis-cli -p {port}"), 1);
     assert!(said(&shell(&next, &[])).contains("pages.scrape"));
     assert_eq!(api.stop().await.code(), Some(0));
-}
-
-/// The first of its two commands; the second is what runs this test.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_demo_scrapes_every_page_and_leaves_nothing_running() {
-    let data = env::temp_dir().join(format!("umbel-demo-{}", uuid::Uuid::new_v4().simple()));
-    let demo = Command::new(root().join("scripts/dev"))
-        .arg("--once")
-        .env("UMBEL_DATA", &data)
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let pid = demo.id();
-    let watched = tokio::spawn(async move {
-        // What it started, seen while it ran.
-        let mut seen = Vec::new();
-        while is_alive(pid) {
-            for child in children(pid) {
-                if !seen.contains(&child) {
-                    seen.push(child);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        seen
-    });
-    let output = tokio::task::spawn_blocking(move || demo.wait_with_output().unwrap());
-    let output = output.await.unwrap();
-    let text = said(&output);
-    assert!(output.status.success(), "{text}");
-    let line = text.lines().find(|line| line.starts_with("all pages scraped: ")).unwrap();
-    assert!(line.contains(" 0 failed "), "{line}");
-    for place in ["/docs", "redis-cli", "psql"] {
-        assert!(text.contains(place), "{place} in {text}");
-    }
-    let started = watched.await.unwrap();
-    assert!(!started.is_empty());
-    eventually("nothing is left running", async || {
-        (!started.iter().any(|pid| is_alive(*pid))).then_some(())
-    })
-    .await;
-    fs::remove_dir_all(data).unwrap();
 }

@@ -1,10 +1,12 @@
 //! The scraper on a real Redis and a real Postgres behind a real pooler, against web sites of this
 //! machine.
 
+mod ends;
 mod heals;
 mod pages;
 mod routes;
 mod sites;
+mod upkeep;
 
 use std::{
     fs,
@@ -31,7 +33,7 @@ use umbel_tests::{
     eventually::within,
     services::{PgBouncer, PostgresServer, RedisServer, TestDatabase},
 };
-use umbel_worker::{Stopped, Worker, WorkerError, WorkerSettings};
+use umbel_worker::{Registry, Stopped, Worker, WorkerError, WorkerSettings};
 use url::Url;
 
 /// Longer than anything here takes: three attempts of a page with their waits, or a site of more
@@ -84,12 +86,22 @@ impl House {
 
     /// Starts a worker for some queues.
     pub fn worker_for(&self, queues: &[&str], concurrency: usize) -> Running {
+        self.worker_of(umbel_tasks::registry().unwrap(), queues, concurrency)
+    }
+
+    /// Starts a worker whose tasks are not the scraper's own.
+    pub fn worker_of(
+        &self,
+        registry: Registry<App>,
+        queues: &[&str],
+        concurrency: usize,
+    ) -> Running {
         let boot = format!("{:016x}", self.boots.fetch_add(1, Ordering::Relaxed));
         let mut settings = WorkerSettings::new("test", &boot);
         settings.concurrency = concurrency;
         settings.grace = Duration::from_millis(500);
         settings.queues = queues.iter().map(|queue| queue.parse().unwrap()).collect();
-        let endpoints = umbel_tasks::registry().unwrap().bind(self.app.clone());
+        let endpoints = registry.bind(self.app.clone());
         let worker = Worker::new(self.client.separate().unwrap(), endpoints, settings).unwrap();
         let stop = CancellationToken::new();
         Running { ended: tokio::spawn(worker.run(stop.clone())), stop }

@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader},
     net::{Ipv4Addr, TcpStream},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -25,6 +26,48 @@ fn a_redis_that_was_killed_comes_back_with_its_data() {
     redis.restart();
     assert_eq!((redis.port(), redis.cli(&["get", "stalk"]).as_str()), (port, "white"));
     assert_eq!(redis.cli(&["config", "get", "maxmemory-policy"]), "maxmemory-policy\nnoeviction");
+}
+
+#[test]
+fn the_redis_that_runs_is_the_one_that_was_asked_for() {
+    let info = RedisServer::start().cli(&["info", "server"]);
+    let runs = info.lines().find_map(|line| line.trim().strip_prefix("executable:"));
+    let runs = fs::canonicalize(runs.expect("a server tells its program")).expect("it is there");
+    match env::var_os("UMBEL_REDIS_BIN") {
+        Some(asked) => assert_eq!(runs, fs::canonicalize(asked).expect("it is there")),
+        None => assert!(info.contains("redis_version:"), "{info}"),
+    }
+}
+
+/// Modules that have a Redis and are not about what stands in it: `scripts/test` runs them once.
+const ONCE: [&str; 5] = ["handbook", "proxy", "readme", "scraper", "whole_house"];
+
+#[test]
+fn what_is_about_the_protocol_runs_on_valkey_and_with_users_too() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: PathBuf| fs::read_to_string(path).expect("a file of the tree");
+    let script = read(folder.join("../scripts/test"));
+    let listed = script.split_once("PROTOCOL=(").and_then(|(_, rest)| rest.split_once(')'));
+    let listed: Vec<&str> = listed.expect("the list").0.split_whitespace().collect();
+    let modules = read(folder.join("tests/it/main.rs"));
+    let modules: Vec<&str> =
+        modules.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    for name in listed.iter().chain(&ONCE) {
+        assert!(modules.contains(name), "no module `{name}`");
+    }
+    for name in modules {
+        let mut sources = vec![folder.join(format!("tests/it/{name}.rs"))];
+        if let Ok(parts) = fs::read_dir(folder.join(format!("tests/it/{name}"))) {
+            sources.extend(parts.map(|part| part.expect("a file of the tree").path()));
+        }
+        let text: String = sources.into_iter().map(read).collect();
+        if ["House::start", "RedisServer::start"].iter().any(|way| text.contains(way)) {
+            assert!(
+                listed.contains(&name) != ONCE.contains(&name),
+                "`{name}` has a Redis: put it into PROTOCOL of scripts/test, or here into ONCE"
+            );
+        }
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The store on a real Postgres behind a real pooler in transaction mode, with two connections for
 //! all clients.
 
+mod denied;
 mod migrations;
 mod once;
 mod pooler;

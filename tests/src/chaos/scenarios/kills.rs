@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::{Rng, seq::SliceRandom};
+use rand::Rng;
 use tokio::time::{Instant, sleep_until};
 
 use super::Plan;
@@ -36,11 +36,10 @@ const ALONE: [Size; 2] = [
     Size { tasks: 100_000, kills: 100, workers: 8, every: Duration::from_secs(3) },
 ];
 
-/// A supervisor starts a role again later and later if it dies within a minute: each is harmed
-/// once in a minute, so that there is always somebody to take the tasks.
+/// Who takes the tasks of a dead worker needs no time to watch.
 const SUPERVISED: [Size; 2] = [
-    Size { tasks: 2_000, kills: 3, workers: 3, every: Duration::from_secs(3) },
-    Size { tasks: 100_000, kills: 48, workers: 8, every: Duration::from_secs(8) },
+    Size { tasks: 2_000, kills: 4, workers: 3, every: Duration::from_secs(2) },
+    Size { tasks: 100_000, kills: 100, workers: 6, every: Duration::from_secs(3) },
 ];
 
 pub async fn alone(plan: Plan) -> anyhow::Result<Report> {
@@ -69,19 +68,10 @@ async fn play(plan: Plan, size: Size, keeping: Keeping) -> anyhow::Result<Report
     let over = size.every * (size.kills as u32 + 1);
     let feed = stage.feed(stage.client.clone(), trials, over);
     let began = Instant::now();
-    let mut round: Vec<usize> = Vec::new();
     for n in 1..=size.kills {
         let jitter = stage.dice.random_range(0.8..1.2);
         sleep_until(began + size.every.mul_f64(n as f64 - 1.0 + jitter)).await;
-        let place = match (keeping, round.pop()) {
-            (Keeping::Alone, _) => stage.dice.random_range(0..crew.len()),
-            (Keeping::Supervised, Some(place)) => place,
-            (Keeping::Supervised, None) => {
-                round = (0..crew.len()).collect();
-                round.shuffle(&mut stage.dice);
-                round.pop().unwrap_or_default()
-            }
-        };
+        let place = stage.dice.random_range(0..crew.len());
         let fault = crew.kill(place).await;
         stage.faults.push(fault);
     }

@@ -13,6 +13,7 @@ use crate::{
         crew::{Crew, Keeping},
         faults::Fault,
         history::Moment,
+        probe::{Act, Trial},
         report::Report,
         stage::Stage,
     },
@@ -36,6 +37,9 @@ const CUT_WITHIN: usize = 300;
 
 /// After a silence: a read that lasts 5 s, its margin of 2 s, and what a new connection takes.
 const AFTER_SILENCE: Duration = Duration::from_secs(10);
+
+/// How many tasks come in while all workers are deaf.
+const GHOSTS: usize = 16;
 
 /// What was handed out and not started so soon had been lost on its way.
 const GHOST_AFTER: i64 = 1_000;
@@ -77,13 +81,12 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let before = crew.living();
     let outside = Client::open(&BrokerSettings::new(lines[1].url()), "outside")?;
     let trials = stage.mix(size.tasks);
-    let keys = trials.len();
     let round = size.lasting * IN_ORDER.len() as u32 + AFTER_SILENCE;
     let feed = stage.feed(outside, trials, round * size.rounds as u32);
     for _ in 0..size.rounds {
         for trouble in IN_ORDER {
             let from = Moment::now();
-            suffer(trouble, &mut lines, &mut stage, size.lasting).await;
+            suffer(trouble, &mut lines, &mut stage, size.lasting).await?;
             let until = Moment::now();
             let what = trouble.name();
             stage.faults.push(Fault { what, pid: None, from, until, excuses: false });
@@ -93,7 +96,8 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     stage.fed(feed).await?;
     let evidence = stage.evidence(&mut crew, DRAIN_MAX).await?;
     let mut report = Report::of(&evidence, 0);
-    report.exactly("tasks enqueued for as many keys", keys, evidence.ledger.stories.len());
+    let (keys, tasks) = (evidence.accepted.len(), evidence.ledger.stories.len());
+    report.exactly("tasks enqueued for as many keys", keys, tasks);
     let (ghosts, slowest) = ghosts(&evidence);
     report.at_least("tasks lost on their way to a worker", 1, ghosts);
     let longest = plan.profile.time(Duration::from_secs(10));
@@ -131,21 +135,32 @@ impl Trouble {
 }
 
 /// Lets one trouble last, and ends it.
-async fn suffer(trouble: Trouble, lines: &mut [Proxy; 2], stage: &mut Stage, lasting: Duration) {
+async fn suffer(
+    trouble: Trouble,
+    lines: &mut [Proxy; 2],
+    stage: &mut Stage,
+    lasting: Duration,
+) -> anyhow::Result<()> {
     for line in lines.iter_mut() {
         match trouble {
             Trouble::Latency => {
                 line.delay(Way::ToServer, LATENCY / 2);
                 line.delay(Way::ToClient, LATENCY / 2);
             }
-            Trouble::Cuts => {}
+            Trouble::Cuts | Trouble::HalfOpen => {}
             Trouble::Resets => line.reset_sometimes(RESET_CHANCE),
-            Trouble::HalfOpen => line.half_open(),
             Trouble::Away => {
                 line.stop_listening().await;
                 line.reset_all();
             }
         }
+    }
+    if matches!(trouble, Trouble::HalfOpen) {
+        let [workers, outside] = &*lines;
+        workers.half_open();
+        outside.swallow(Way::ToClient);
+        // Handed to readers that never hear of them.
+        stage.enqueue(vec![Trial::new(Act::Go); GHOSTS]).await?;
     }
     let began = Instant::now();
     while began.elapsed() < lasting {
@@ -162,6 +177,7 @@ async fn suffer(trouble: Trouble, lines: &mut [Proxy; 2], stage: &mut Stage, las
             line.listen().await;
         }
     }
+    Ok(())
 }
 
 /// How many hand-outs were started late, and how late the latest was, silences not counted.

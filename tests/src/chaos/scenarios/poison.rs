@@ -61,7 +61,7 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let innocents = report.audit.dead.keys().filter(|id| !poison.contains(*id)).count();
     report.exactly("poison that was buried as such", size.poison, buried);
     report.exactly("innocents that were buried", 0, innocents);
-    report.exactly("deaths", 3 * size.poison, report.audit.faults);
+    report.at_most("deaths", 3 * size.poison, report.audit.faults);
     report.exactly("double effects", 0, report.audit.double_effects);
     Ok(report)
 }

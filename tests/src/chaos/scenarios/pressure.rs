@@ -80,7 +80,7 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
             let began = Instant::now();
             refused += usize::from(is_refused(&stage).await);
             if trouble == Trouble::Memory {
-                drained += usize::from(stage.drained(size.lasting * 3).await);
+                drained += usize::from(stage.drained(DRAIN_MAX).await);
             }
             sleep(size.lasting.saturating_sub(began.elapsed())).await;
             trouble.end(&stage, &shim).await?;

@@ -22,6 +22,12 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Between two stops: some beats, so that one stop is not the end of another.
 const BETWEEN: Duration = Duration::from_secs(7);
 
+/// How long a worker may have nothing to do that takes a while.
+const MIDST_MAX: Duration = Duration::from_secs(30);
+
+/// What began no longer ago than this and is long does not end before the stop.
+const BEGUN_MAX: Duration = Duration::from_secs(4);
+
 const DRAIN_MAX: Duration = Duration::from_secs(180);
 
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +36,8 @@ struct Size {
     over: Duration,
     /// Which are stopped one after the other, in seconds; each lane has two workers of its own.
     lanes: [&'static [u64]; 3],
-    /// One task in a hundred takes so long: longer than any stop.
+    /// One task in so many takes so long: some run on whoever is stopped.
+    long_in: u32,
     long: Duration,
 }
 
@@ -38,6 +45,7 @@ const SMOKE: Size = Size {
     tasks: 1_500,
     over: Duration::from_secs(25),
     lanes: [&[5, 10], &[25], &[]],
+    long_in: 25,
     long: Duration::from_secs(8),
 };
 
@@ -45,6 +53,7 @@ const FULL: Size = Size {
     tasks: 40_000,
     over: Duration::from_secs(150),
     lanes: [&[5, 10, 5, 10, 5, 10, 5, 10, 5, 10], &[30, 30, 30, 30], &[60, 60]],
+    long_in: 250,
     long: Duration::from_secs(40),
 };
 
@@ -57,15 +66,15 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let before = crew.living();
     let mut trials = stage.mix(size.tasks);
     for trial in &mut trials {
-        if stage.dice.random_ratio(1, 100) {
+        if stage.dice.random_ratio(1, size.long_in) {
             *trial = Trial::new(Act::Sleep(size.long.as_millis() as u64));
         }
     }
     let feed = stage.feed(stage.client.clone(), trials, size.over);
     // All have some of it by then.
     sleep(BETWEEN / 2).await;
-    let lane = |n: usize| stop_in_turn(&crew, [2 * n, 2 * n + 1], size.lanes[n]);
-    let (short, long, longest) = tokio::join!(lane(0), lane(1), lane(2));
+    let lane = |n: usize| stop_in_turn(&stage, &crew, [2 * n, 2 * n + 1], size.lanes[n]);
+    let (short, long, longest) = tokio::try_join!(lane(0), lane(1), lane(2))?;
     let short_stops = short.len();
     stage.faults = [short, long, longest].concat();
     stage.fed(feed).await?;
@@ -81,13 +90,23 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn stop_in_turn(crew: &Crew, places: [usize; 2], stops: &[u64]) -> Vec<Fault> {
+async fn stop_in_turn(
+    stage: &Stage,
+    crew: &Crew,
+    places: [usize; 2],
+    stops: &[u64],
+) -> anyhow::Result<Vec<Fault>> {
     let mut faults = Vec::new();
     for (n, seconds) in stops.iter().enumerate() {
         let lasting = Duration::from_secs(*seconds);
         let place = places[n % places.len()];
+        let pid = crew.pid(place).await;
+        // Else it would have nothing to say of what is another's by then.
+        stage
+            .until("it is in the midst of a task", MIDST_MAX, async || in_midst(stage, pid))
+            .await?;
         let from = Moment::now();
-        let pid = crew.signal(place, Signal::SIGSTOP).await;
+        crew.signal(place, Signal::SIGSTOP).await;
         sleep(lasting).await;
         crew.signal(place, Signal::SIGCONT).await;
         let until = Moment::now();
@@ -95,5 +114,14 @@ async fn stop_in_turn(crew: &Crew, places: [usize; 2], stops: &[u64]) -> Vec<Fau
         faults.push(Fault { what: "SIGSTOP", pid: Some(pid), from, until, excuses });
         sleep(BETWEEN).await;
     }
-    faults
+    Ok(faults)
+}
+
+/// Whether a process has begun a long task not long ago.
+fn in_midst(stage: &Stage, pid: u32) -> bool {
+    let now = Moment::now().monotonic;
+    let is_new = |at: i64| now - at < BEGUN_MAX.as_millis() as i64;
+    stage.history().is_ok_and(|history| {
+        history.open(pid).iter().any(|line| line.note == "long" && is_new(line.at.monotonic))
+    })
 }

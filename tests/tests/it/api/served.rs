@@ -76,7 +76,7 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let settings = ApiSettings { title: "Probes".into(), addr, jwt: jwt.clone() };
-        let client = Client::open(&BrokerSettings::new(redis.url()), "api").unwrap();
+        let client = Client::open(&BrokerSettings::new(redis.url_as("api")), "api").unwrap();
         let application = OpenApiRouter::new().routes(routes!(greet)).routes(routes!(broken));
         let store_works = Arc::new(AtomicBool::new(true));
         let works = store_works.clone();

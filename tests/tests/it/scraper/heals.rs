@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::Utc;
 use umbel_tasks::{Attempt, PageCounts, PageRun, ScrapePage, Scraped, Status, SweepSites};
 use umbel_tests::pages::Pages;
+use url::Url;
 
 use super::{Folder, House};
 
@@ -78,6 +79,26 @@ async fn a_crash_before_further_pages_are_enqueued_is_healed_by_the_same_task() 
     let site = house.scraped(put.id).await;
     assert_eq!(site.pages, PageCounts { succeeded: 4, ..PageCounts::default() });
     assert_eq!((web.hits_of("/index.html"), web.hits_of("/a.html")), (0, 1), "read by the first");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_after_a_page_without_a_site_was_stored_has_it_read_again() {
+    let (_folder, web, url) = web().await;
+    let house = House::start().await;
+    let task = ScrapePage { url: url.parse().unwrap(), page: None };
+    let handle = house.client.enqueue(task.clone()).await.unwrap();
+    let page = house.app.pages.adopt(&task.url).await.unwrap();
+    let attempt = Attempt { page, task_id: handle.id(), attempt: 1 };
+    let place = house.app.pages.begin(&attempt, &task.url, Utc::now()).await.unwrap().unwrap();
+    let stored = house.app.pages.succeed(&attempt, place.site_id, &read_before(&task.url)).await;
+    assert_eq!(stored.unwrap(), Some(0));
+
+    let worker = house.worker_for(&["scrape"], 1);
+    let output = house.output(handle.id().clone()).await;
+    assert_eq!((output.id, output.title.as_deref()), (page.id, Some("index")));
+    assert_eq!(house.page(&url).await.title, output.title);
+    assert_eq!(web.hits_of("/index.html"), 1);
     worker.stop().await;
 }
 
@@ -198,15 +219,19 @@ async fn a_page_whose_task_waits_is_left_alone_and_one_whose_task_failed_fails()
 async fn store(house: &House, attempt: &Attempt<'_>, url: &str) {
     let url = url.parse().unwrap();
     let place = house.app.pages.begin(attempt, &url, Utc::now()).await.unwrap().unwrap();
-    let metadata = umbel_tasks::metadata::PageMetadata {
-        title: Some("read before".to_owned()),
-        ..Default::default()
-    };
-    let links = ["a.html", "b.html", "c.html"].map(|link| url.join(link).unwrap()).to_vec();
-    let scraped = Scraped { http_status: 200, bytes: 1, truncated: false, metadata, links };
+    let scraped = read_before(&url);
     let found = house.app.pages.succeed(attempt, place.site_id, &scraped).await.unwrap();
     assert_eq!(found, Some(3));
     // A run of the same task beside this one comes too late.
     let again = house.app.pages.succeed(attempt, place.site_id, &scraped).await.unwrap();
     assert_eq!(again, None);
+}
+
+fn read_before(url: &Url) -> Scraped {
+    let metadata = umbel_tasks::metadata::PageMetadata {
+        title: Some("read before".to_owned()),
+        ..Default::default()
+    };
+    let links = ["a.html", "b.html", "c.html"].map(|link| url.join(link).unwrap()).to_vec();
+    Scraped { http_status: 200, bytes: 1, truncated: false, metadata, links }
 }

@@ -165,6 +165,38 @@ async fn a_page_asked_for_by_itself_is_read_each_time_and_leads_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_tasks_that_read_one_page_at_once_both_succeed() {
+    let house = House::start().await;
+    let worker = house.worker(2);
+    // Whichever ends first, the row is the second one's: it began last.
+    for order in [[0, 1], [1, 0]] {
+        let (asked, gates) = (Counter::default(), Arc::new([0, 0].map(Semaphore::new)));
+        let (count, opened) = (asked.clone(), gates.clone());
+        let answer = async move || {
+            let number = count.next();
+            opened[number as usize - 1].acquire().await.unwrap().forget();
+            ok(&format!("answer {number}"), &[])
+        };
+        let web = Web::serve(Router::new().route("/", get(answer))).await;
+        let mut tasks = Vec::new();
+        for number in 1..=2 {
+            tasks.push(house.client.enqueue(alone(web.url.as_str())).await.unwrap());
+            eventually("it reads", async || (asked.get() == number).then_some(())).await;
+        }
+        for which in order {
+            gates[which].add_permits(1);
+            let output = tasks[which].wait(PATIENCE).await.unwrap();
+            assert_eq!(output.title, Some(format!("answer {}", which + 1)), "{order:?}");
+        }
+        let page = house.page(web.url.as_str()).await;
+        assert_eq!((page.status, page.error), (Status::Succeeded, None));
+        assert_eq!(page.title.as_deref(), Some("answer 2"));
+        assert_eq!(page.task_id.as_deref(), Some(tasks[1].id().as_str()));
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_no_row_can_bear_fails_and_leaves_no_row() {
     let house = House::start().await;
     let worker = house.worker(1);

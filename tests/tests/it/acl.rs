@@ -1,0 +1,62 @@
+//! The users of deploy/redis-users.acl may do what their roles need, and nothing else.
+
+mod fence;
+mod needed;
+mod refused;
+mod roles;
+
+use std::collections::BTreeSet;
+
+use umbel_broker::keys::Shard;
+
+/// The file that is shipped, and what is said of it.
+const USERS: &str = include_str!("../../../deploy/redis-users.acl");
+const HANDBOOK: &str = include_str!("../../../deploy/README.md");
+
+const ROLES: [&str; 3] = ["worker", "api", "beat"];
+
+fn shard() -> Shard {
+    Shard::first(&"default".parse().unwrap())
+}
+
+/// The rules of a user.
+fn rules(user: &str) -> Vec<&'static str> {
+    let line = USERS.lines().find_map(|line| line.strip_prefix(&format!("user {user} ")));
+    line.unwrap_or_else(|| panic!("no user `{user}`")).split(' ').collect()
+}
+
+/// The commands that a user is allowed by name.
+fn commands(user: &str) -> BTreeSet<String> {
+    let allowed = rules(user).into_iter().filter_map(|rule| rule.strip_prefix('+'));
+    allowed.filter(|name| !name.starts_with('@')).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_handbook_says_what_each_command_is_for() {
+    let mut told = ROLES.map(|role| (role, BTreeSet::new()));
+    for line in HANDBOOK.lines().filter_map(|line| line.strip_prefix("- ")) {
+        let (who, what) = line.split_once(": ").unwrap();
+        for (role, commands) in &mut told {
+            if who == "all" || who.split(", ").any(|name| name == *role) {
+                // Every other part stands between backticks.
+                commands.extend(what.split('`').skip(1).step_by(2).map(str::to_owned));
+            }
+        }
+    }
+    for (role, told) in told {
+        assert_eq!(told, commands(role), "{role}");
+    }
+}
+
+#[test]
+fn each_user_is_confined_to_the_keys_and_channels_of_the_house() {
+    for role in ROLES {
+        let rules = rules(role);
+        let rest: Vec<&str> = rules
+            .into_iter()
+            .filter(|rule| !commands(role).contains(rule.trim_start_matches('+')))
+            .collect();
+        let expected = ["on", "~umbel:*", "&umbel:*", "-@all", "+@connection", "-@admin"];
+        assert_eq!(rest, [&expected[..], &["-@dangerous", "-select"]].concat(), "{role}");
+    }
+}
