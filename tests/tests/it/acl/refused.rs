@@ -129,7 +129,7 @@ async fn what_no_role_needs_is_refused() {
 #[test]
 fn as_it_is_shipped_the_file_lets_nobody_in() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis-users.acl");
-    let redis = RedisServer::start_with(&["--aclfile", file]);
+    let redis = RedisServer::start_with(&[], &["--aclfile", file]);
     for user in ROLES {
         assert!(redis.cli(&["ACL", "LIST"]).contains(&format!("user {user} on ")));
         for password in ["", user] {

@@ -258,7 +258,7 @@ async fn a_redis_without_a_free_place_is_told_as_such_to_who_comes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_without_its_slots_is_passing_trouble() {
-    let redis = RedisServer::start_with(&["--cluster-enabled", "yes"]);
+    let redis = RedisServer::start_with(&[], &["--cluster-enabled", "yes"]);
     let client = Client::open(&BrokerSettings::new(redis.url()), "test").unwrap();
     let enqueued = client.enqueue(Probe::new("a", Act::Ok)).await.map(drop);
     let moved = client.tick(&shard(), chrono::Utc::now()).await.map(drop);

@@ -14,8 +14,8 @@ fn umbel(redis: &RedisServer, role: &str) -> Launch {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_ends_with_2_and_a_sentence_that_says_what_to_set() {
-    let lru = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
-    let volatile = RedisServer::start_with(&["--appendonly", "no"]);
+    let lru = RedisServer::start_with(&[], &["--maxmemory-policy", "allkeys-lru"]);
+    let volatile = RedisServer::start_with(&[], &["--appendonly", "no"]);
     for role in ["worker", "api", "beat", "up"] {
         for (redis, told) in [
             (&lru, ["allkeys-lru", "noeviction"]),
@@ -34,8 +34,8 @@ async fn every_role_ends_with_2_and_a_sentence_that_says_what_to_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_allowed_or_only_doubtful_is_taken_with_a_warning() {
-    let volatile = RedisServer::start_with(&["--appendonly", "no"]);
-    let lru = RedisServer::start_with(&["--maxmemory-policy", "volatile-lru"]);
+    let volatile = RedisServer::start_with(&[], &["--appendonly", "no"]);
+    let lru = RedisServer::start_with(&[], &["--maxmemory-policy", "volatile-lru"]);
     for (launch, told) in [
         (umbel(&volatile, "worker").env("ALLOW_VOLATILE", true), "keeps no append-only file"),
         (umbel(&lru, "worker"), "volatile-lru"),
