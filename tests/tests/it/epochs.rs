@@ -23,6 +23,7 @@ use umbel_tests::{
 mod failover;
 mod flushed;
 mod remade;
+mod silenced;
 mod stopped;
 
 /// A year that no clock of a test has.
@@ -48,7 +49,7 @@ enum Fence {
 impl Fence {
     const BOTH: [Self; 2] = [Self::RunId, Self::TaskId];
 
-    /// Lets workers in, under the user of [`settings`](Self::settings).
+    /// Lets workers in, as the user of [`settings`](Self::settings), who is none of the shipped.
     fn open(self, server: &RedisServer) {
         let mut user = vec!["ACL", "SETUSER", "worker", "on", ">s3cret", "~*", "&*", "+@all"];
         if self == Self::TaskId {
@@ -101,7 +102,8 @@ impl Hand {
             let terms = Terms {
                 priority: Priority::Normal,
                 max_attempts: 3,
-                result_ttl: Duration::from_secs(60),
+                // Nothing expires while changes are counted.
+                result_ttl: Duration::from_hours(24),
                 started: Some(Utc::now()),
             };
             let verdict = verdict.clone();

@@ -48,6 +48,8 @@ struct State {
     is_down: bool,
     /// How often all connections were cut.
     cuts: u32,
+    /// Requests with these letters in them are taken and never arrive.
+    muted: Option<&'static str>,
 }
 
 impl Wire {
@@ -55,7 +57,7 @@ impl Wire {
     pub async fn to(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = watch::Sender::new(State { server, is_down: false, cuts: 0 });
+        let state = watch::Sender::new(State { server, is_down: false, cuts: 0, muted: None });
         let shared = Arc::new(Shared { state, loses: Mutex::default() });
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { port, shared, accepting }
@@ -86,10 +88,19 @@ impl Wire {
         self.shared.cut();
     }
 
+    /// From now on requests with these letters in them are taken and never arrive; nobody learns
+    /// of it.
+    pub fn mute(&self, of: &'static str) {
+        self.shared.state.send_modify(|state| state.muted = Some(of));
+    }
+
     /// The line is whole again, and loses nothing.
     pub fn mend(&self) {
         *self.shared.loses.lock().unwrap() = None;
-        self.shared.state.send_modify(|state| state.is_down = false);
+        self.shared.state.send_modify(|state| {
+            state.is_down = false;
+            state.muted = None;
+        });
     }
 
     /// Cuts all connections; new ones lead to another server, as behind a balancer.
@@ -118,9 +129,11 @@ impl Shared {
 
     /// Whether this is a half that is to be lost, of a call that `request` begins.
     fn is_to_lose(&self, half: Half, request: &[u8]) -> bool {
-        self.loses.lock().unwrap().is_some_and(|(lost, of)| {
-            lost == half && request.windows(of.len()).any(|letters| letters == of.as_bytes())
-        })
+        self.loses.lock().unwrap().is_some_and(|(lost, of)| lost == half && has(request, of))
+    }
+
+    fn is_muted(&self, request: &[u8]) -> bool {
+        self.state.borrow().muted.is_some_and(|of| has(request, of))
     }
 
     /// The line is down first: who sees that the half is lost finds it so.
@@ -162,6 +175,9 @@ async fn connection(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                         shared.has_lost();
                         return Ok(());
                     }
+                    if shared.is_muted(&request) {
+                        continue;
+                    }
                     server.write_all(&there[..read]).await?;
                 }
             },
@@ -178,6 +194,10 @@ async fn connection(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
             },
         }
     }
+}
+
+fn has(request: &[u8], letters: &str) -> bool {
+    request.windows(letters.len()).any(|window| window == letters.as_bytes())
 }
 
 async fn cut(state: &mut watch::Receiver<State>, cuts: u32) {

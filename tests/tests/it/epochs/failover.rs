@@ -30,7 +30,7 @@ const TAKEN: usize = 3;
 
 impl Failover {
     async fn happens(fence: Fence, scripts: Option<Arc<Scripts>>) -> Self {
-        let (old, new) = (RedisServer::start(), RedisServer::start());
+        let [old, new] = [(); 2].map(|()| RedisServer::start_with(&[], &[]));
         fence.open(&old);
         fence.open(&new);
         let link = Wire::to(old.port()).await;

@@ -16,7 +16,7 @@ struct Flush {
 }
 
 impl Flush {
-    /// On a server that is open to workers.
+    /// On a server that is open to workers; what was there before is gone.
     async fn happens(
         server: &RedisServer,
         emptied: &[&str],
@@ -27,6 +27,7 @@ impl Flush {
             Some(scripts) => open().with_scripts(scripts),
             None => open(),
         };
+        server.cli(&["FLUSHALL"]);
         let mut zombie = Hand::start("zombie", client).await;
         count_from_the_future(server);
         enqueue(&zombie.client, &["old"]).await;
@@ -64,7 +65,7 @@ async fn a_settle_from_before_a_flush_changes_nothing() {
     for fence in Fence::BOTH {
         for emptied in ways() {
             let emptied: Vec<&str> = emptied.iter().map(String::as_str).collect();
-            let server = RedisServer::start();
+            let server = RedisServer::start_with(&[], &[]);
             fence.open(&server);
             for verdict in verdicts() {
                 let Flush { zombie, stale, rightful, taken, task } =
@@ -85,7 +86,7 @@ async fn a_settle_from_before_a_flush_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_generation_a_settle_from_before_a_flush_deletes_another_task() {
     let broken = Scripts::broken("settle", " and generation(control) == gen", "");
-    let server = RedisServer::start();
+    let server = RedisServer::start_with(&[], &[]);
     Fence::RunId.open(&server);
     let Flush { zombie, stale, rightful, taken, task } =
         Flush::happens(&server, &["FLUSHALL"], Some(broken)).await;

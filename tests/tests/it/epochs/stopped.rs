@@ -43,7 +43,7 @@ impl Drop for Site {
 impl Site {
     fn new() -> Self {
         let redis = RedisServer::start();
-        let client = Client::open(&BrokerSettings::new(redis.url()), "test").unwrap();
+        let client = Client::open(&BrokerSettings::new(redis.url_as("worker")), "test").unwrap();
         let queue: QueueName = QUEUE.parse().unwrap();
         let name = format!("umbel-history-{}", uuid::Uuid::new_v4().simple());
         Self { redis, client, shard: Shard::first(&queue), history: env::temp_dir().join(name) }
@@ -51,7 +51,7 @@ impl Site {
 
     fn worker(&self) -> Process {
         Launch::new("umbel-probe", &["worker"])
-            .env("REDIS_URL", self.redis.url())
+            .env("REDIS_URL", self.redis.url_as("worker"))
             .env("PORT", 0)
             .env("JWT_SECRET", "0123456789abcdef0123456789abcdef")
             .env("LEASE", "12s")
