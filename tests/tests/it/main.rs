@@ -6,6 +6,7 @@ mod api;
 mod arrows;
 mod beat;
 mod handbook;
+mod model;
 mod readme;
 mod scraper;
 mod services;
