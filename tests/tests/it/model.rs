@@ -20,9 +20,10 @@
 //! run ahead: then no id comes again. The tasks are alike, so they are enqueued in their order;
 //! the workers are alike, so while nobody could tell them apart only the first one is looked at.
 //!
-//! `rules` has what the protocol prescribes.
+//! `rules` has what the protocol prescribes; `broken` breaks each rule and shows what it is for.
 
 mod action;
+mod broken;
 mod check;
 mod rules;
 mod server;
