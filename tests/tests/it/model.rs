@@ -21,8 +21,10 @@
 //! the workers are alike, so while nobody could tell them apart only the first one is looked at.
 //!
 //! `rules` has what the protocol prescribes; `broken` breaks each rule and shows what it is for.
+//! `beat` is a second, smaller model: the slots of a schedule.
 
 mod action;
+mod beat;
 mod broken;
 mod check;
 mod rules;
