@@ -11,6 +11,7 @@ mod docs;
 mod epochs;
 mod ghosts;
 mod handbook;
+mod model;
 mod parking;
 mod poison;
 mod proxy;
