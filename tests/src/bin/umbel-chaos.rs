@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -65,8 +65,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     // A signal drops what plays, and with it every process that was started.
     let reports = tokio::select! {
         reports = threadless.run_until(play(chosen, plan, args.at_once)) => reports?,
-        _ = terminate.recv() => bail!("ended by a signal"),
-        _ = interrupt.recv() => bail!("ended by a signal"),
+        _ = terminate.recv() => return Ok(ended_by_signal()),
+        _ = interrupt.recv() => return Ok(ended_by_signal()),
     };
     let text = format!("seed {seed}\n\n{}", table(&reports));
     print!("\n{text}");
@@ -75,6 +75,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     }
     let all_held = reports.iter().all(Report::is_met);
     Ok(if all_held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn ended_by_signal() -> ExitCode {
+    eprintln!("ended by a signal; nothing was judged");
+    ExitCode::FAILURE
 }
 
 async fn play(chosen: Vec<Scenario>, plan: Plan, at_once: usize) -> anyhow::Result<Vec<Report>> {

@@ -1,11 +1,14 @@
 //! The processes that run tasks, and what is done to them.
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::{faults::Fault, history::Moment};
 use crate::{
     eventually::eventually,
-    process::{Launch, Process, is_alive, send},
+    process::{Launch, Process, children, is_alive, send},
 };
 
 /// What a worker says when it is told that a task is not its own any more.
@@ -136,6 +139,19 @@ impl Crew {
     /// What all have logged so far.
     pub fn logs(&self) -> String {
         self.processes.iter().map(Process::log).collect()
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        let of = |process: &Process| children(process.pid());
+        let roles: Vec<u32> = self.processes.iter().flat_map(of).collect();
+        self.processes.clear();
+        // A role whose supervisor was killed drains first, and Redis may be gone by then.
+        for pid in roles.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            // Most have ended with it.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

@@ -104,7 +104,8 @@ impl Stage {
         }
     }
 
-    fn history_path(&self) -> PathBuf {
+    /// Where tasks write what they do.
+    pub fn history_path(&self) -> PathBuf {
         self.folder.join("history")
     }
 

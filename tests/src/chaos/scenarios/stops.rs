@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rand::Rng;
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 
 use super::Plan;
 use crate::chaos::{
     crew::{Crew, Keeping},
     faults::Fault,
-    history::Moment,
+    history::{History, Moment},
     probe::{Act, Trial},
     report::Report,
     stage::Stage,
@@ -24,9 +24,6 @@ const BETWEEN: Duration = Duration::from_secs(7);
 
 /// How long a worker may have nothing to do that takes a while.
 const MIDST_MAX: Duration = Duration::from_secs(30);
-
-/// What began no longer ago than this and is long does not end before the stop.
-const BEGUN_MAX: Duration = Duration::from_secs(4);
 
 const DRAIN_MAX: Duration = Duration::from_secs(180);
 
@@ -73,7 +70,7 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let feed = stage.feed(stage.client.clone(), trials, size.over);
     // All have some of it by then.
     sleep(BETWEEN / 2).await;
-    let lane = |n: usize| stop_in_turn(&stage, &crew, [2 * n, 2 * n + 1], size.lanes[n]);
+    let lane = |n: usize| stop_in_turn(&stage, &crew, size, n);
     let (short, long, longest) = tokio::try_join!(lane(0), lane(1), lane(2))?;
     let short_stops = short.len();
     stage.faults = [short, long, longest].concat();
@@ -93,35 +90,42 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
 async fn stop_in_turn(
     stage: &Stage,
     crew: &Crew,
-    places: [usize; 2],
-    stops: &[u64],
+    size: Size,
+    lane: usize,
 ) -> anyhow::Result<Vec<Fault>> {
     let mut faults = Vec::new();
-    for (n, seconds) in stops.iter().enumerate() {
+    // Each lane has two workers of its own, in turn.
+    for (n, seconds) in size.lanes[lane].iter().enumerate() {
         let lasting = Duration::from_secs(*seconds);
-        let place = places[n % places.len()];
+        let excuses = lasting >= LEASE;
+        let place = 2 * lane + n % 2;
         let pid = crew.pid(place).await;
-        // Else it would have nothing to say of what is another's by then.
-        stage
-            .until("it is in the midst of a task", MIDST_MAX, async || in_midst(stage, pid))
-            .await?;
+        if excuses {
+            // Else it would have nothing to say of what is another's by then.
+            let is_in_midst = async || in_midst(stage, pid, size.long / 2).await;
+            stage.until("it is in the midst of a task", MIDST_MAX, is_in_midst).await?;
+        }
         let from = Moment::now();
         crew.signal(place, Signal::SIGSTOP).await;
         sleep(lasting).await;
         crew.signal(place, Signal::SIGCONT).await;
         let until = Moment::now();
-        let excuses = lasting >= LEASE;
         faults.push(Fault { what: "SIGSTOP", pid: Some(pid), from, until, excuses });
         sleep(BETWEEN).await;
     }
     Ok(faults)
 }
 
-/// Whether a process has begun a long task not long ago.
-fn in_midst(stage: &Stage, pid: u32) -> bool {
-    let now = Moment::now().monotonic;
-    let is_new = |at: i64| now - at < BEGUN_MAX.as_millis() as i64;
-    stage.history().is_ok_and(|history| {
-        history.open(pid).iter().any(|line| line.note == "long" && is_new(line.at.monotonic))
-    })
+/// Whether a process has begun a long task, not longer ago than this.
+async fn in_midst(stage: &Stage, pid: u32, begun_max: Duration) -> bool {
+    let path = stage.history_path();
+    let look = move || {
+        let now = Moment::now().monotonic;
+        let is_new = |at: i64| now - at < begun_max.as_millis() as i64;
+        History::read(&path).is_ok_and(|history| {
+            history.open(pid).iter().any(|line| line.note == "long" && is_new(line.at.monotonic))
+        })
+    };
+    // The other stops must end in time meanwhile.
+    spawn_blocking(look).await.unwrap_or(false)
 }
