@@ -7,7 +7,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use umbel::Env;
 use umbel_api::{Api, ApiSettings, JwtSettings, issue_token, serve};
+use umbel_store::{Db, StoreSettings};
+use umbel_tasks::App;
 use umbel_tests::pages::Pages;
 
 use super::{Folder, House};
@@ -22,13 +25,17 @@ struct Served {
 
 impl Served {
     async fn start(house: &House) -> Self {
+        Self::with(house, house.app.clone()).await
+    }
+
+    async fn with(house: &House, app: App) -> Self {
         let jwt = JwtSettings::new("a secret that is long enough for it".into());
         let token = issue_token(&jwt, "ann", Duration::from_secs(600), Utc::now()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let settings = ApiSettings { title: "scraper".into(), addr, jwt };
         let catalog = Arc::new(umbel_tasks::registry().unwrap().catalog());
-        let routes = umbel_tasks::routes(house.app.clone());
+        let routes = umbel_tasks::routes(app);
         let api = Api::new(&settings, house.client.clone(), catalog, routes).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(serve(listener, api.router(), stop.clone()));
@@ -169,4 +176,16 @@ async fn lists_are_read_in_parts_by_site_and_by_state() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     let description: Value = served.get("/openapi.json").await;
     assert!(description["paths"]["/v1/pages"]["get"].is_object());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_lets_nobody_in_is_no_fault_of_the_caller() {
+    let house = House::start().await;
+    let url = house.database.url().replace("postgres@", "nobody@");
+    let db = Db::open(&StoreSettings::new(url)).unwrap();
+    let app = App::new(&Env::default(), house.client.clone(), db).unwrap();
+    let served = Served::with(&house, app).await;
+    let (status, body) = served.ask(Method::GET, "/v1/sites", None).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("the database is not available") && !body.contains("nobody"), "{body}");
 }
