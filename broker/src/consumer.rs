@@ -154,7 +154,7 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, BrokerError> {
         match &fetched {
             // Only now: what an error half way drops must be found again as a ghost.
-            Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d.key.clone())),
+            Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d)),
             Err(_) => self.link = None,
         }
         fetched

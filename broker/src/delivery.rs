@@ -1,7 +1,7 @@
 //! A task in the hands of a worker, and the table of all that are.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -120,34 +120,44 @@ pub fn parked_task(name: &str) -> Option<TaskName> {
 }
 
 /// The entries that this worker knows of: handed out by a fetch, their settle not answered yet.
+/// Each with its tasks: a server that lost data may have given an id again, to another one.
 ///
 /// What Redis thinks the worker holds and is not in here was delivered into a dead connection.
 #[derive(Debug, Clone, Default)]
-pub struct Held(Arc<Mutex<HashSet<EntryKey>>>);
+pub struct Held(Arc<Mutex<Known>>);
+
+/// Entry → task ids.
+pub(crate) type Known = HashMap<EntryKey, BTreeSet<String>>;
 
 impl Held {
-    pub(crate) fn insert(&self, key: EntryKey) {
-        self.lock().insert(key);
+    pub(crate) fn insert(&self, delivery: &Delivery) {
+        self.lock().entry(delivery.key.clone()).or_default().insert(delivery.id.clone());
     }
 
-    pub(crate) fn keys(&self) -> HashSet<EntryKey> {
+    pub(crate) fn known(&self) -> Known {
         self.lock().clone()
     }
 
-    pub(crate) fn contains(&self, key: &EntryKey) -> bool {
-        self.lock().contains(key)
+    /// Whether this task is known under this entry; of an entry without a body, whether any is.
+    pub(crate) fn knows(&self, key: &EntryKey, id: &str) -> bool {
+        knows(&self.lock(), key, id)
     }
 
-    pub(crate) fn remove<'a>(&self, keys: impl IntoIterator<Item = &'a EntryKey>) {
+    pub(crate) fn remove<'a>(&self, deliveries: impl IntoIterator<Item = &'a Delivery>) {
         let mut held = self.lock();
-        for key in keys {
-            held.remove(key);
+        for Delivery { key, id, .. } in deliveries {
+            if let Some(tasks) = held.get_mut(key) {
+                tasks.remove(id);
+                if tasks.is_empty() {
+                    held.remove(key);
+                }
+            }
         }
     }
 
-    /// How many entries are held.
+    /// How many tasks are held.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().values().map(BTreeSet::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -155,9 +165,14 @@ impl Held {
     }
 
     // Nothing awaits while the lock is held, and no code under it panics half-way.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<EntryKey>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// As [`Held::knows`], of what was known at some time.
+pub(crate) fn knows(known: &Known, key: &EntryKey, id: &str) -> bool {
+    known.get(key).is_some_and(|tasks| id.is_empty() || tasks.contains(id))
 }
 
 #[cfg(test)]

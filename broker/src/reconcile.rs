@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::{
     BrokerError, Delivery, Held,
-    delivery::{EntryKey, Epoch},
+    delivery::{EntryKey, Epoch, knows},
     keys::{GROUP, Shard, Stream},
     script::{self, Scripts},
 };
@@ -68,12 +68,13 @@ pub(crate) async fn ghosts(
     room: usize,
     connection: &mut impl ConnectionLike,
 ) -> Result<Ghosts, BrokerError> {
-    let known = held.keys();
+    let known = held.known();
     let pending = pending(scripts, shard, worker, connection).await?;
     let mut unknown: Vec<EntryKey> = pending
         .entries
-        .into_keys()
-        .filter(|key| !known.contains(key) && !held.contains(key))
+        .into_iter()
+        .filter(|(key, id)| !knows(&known, key, id) && !held.knows(key, id))
+        .map(|(key, _)| key)
         .collect();
     unknown.sort_by(|a, b| a.entry.cmp(&b.entry));
     let more = unknown.len() > room;

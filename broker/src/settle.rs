@@ -204,7 +204,7 @@ impl Client {
                     for (delivery, answer) in batch.into_iter().zip(answers) {
                         match answer {
                             Answer::Settled => ready.push(delivery),
-                            _ => held.remove([&delivery.key]),
+                            _ => held.remove([&delivery]),
                         }
                     }
                 }
@@ -281,7 +281,7 @@ impl Client {
                     task.id = id,
                     "dropping a task that the server does not know as ours any more"
                 );
-                held.remove([&held_here.key]);
+                held.remove([&*held_here]);
             }
         }
         Ok(valid)

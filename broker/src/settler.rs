@@ -118,7 +118,7 @@ impl Loop {
 
     fn note(&self, group: &[Settlement], answers: &[Answer]) {
         // Known until answered: only now may reconciling take such an entry for a ghost.
-        self.held.remove(group.iter().map(|settlement| &settlement.delivery.key));
+        self.held.remove(group.iter().map(|settlement| &settlement.delivery));
         for (settlement, answer) in group.iter().zip(answers) {
             let id = settlement.delivery.id();
             let entry = settlement.delivery.entry();

@@ -74,15 +74,19 @@ where
             ended = api(application, settings, client.clone(), shutdown) => ended,
             Err(refused) = trusted => Err(refused),
         },
+        // These are made before Redis is waited for: a setting that is wrong is told at once.
         Role::Worker => {
+            let worker = worker(application, settings, client.clone()).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
-            worker(application, settings, client.clone(), shutdown).await
+            work(worker, shutdown).await
         }
         Role::Beat => {
+            let beat = Beat::new(client.clone(), (application.timetable)(&Env::of_process())?);
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
-            beat(application, client.clone(), shutdown).await
+            beat.run(shutdown).await;
+            Ok(())
         }
     }
 }
@@ -138,28 +142,20 @@ async fn worker<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     client: Client,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Worker> {
     let worker_settings = settings.worker()?;
     let state = (application.open)(setup(settings, client.clone())?)
         .await
         .context("the application cannot start")?;
     let endpoints = (application.registry)()?.bind(state);
-    let worker = Worker::new(client, endpoints, worker_settings)?;
+    Ok(Worker::new(client, endpoints, worker_settings)?)
+}
+
+async fn work(worker: Worker, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Stopped { given_back, unsettled } = worker.run(shutdown).await?;
     if unsettled > 0 {
         warn!(given_back, unsettled, "not all could be settled; it is recovered by another worker");
     }
-    Ok(())
-}
-
-async fn beat<S>(
-    application: &Application<S>,
-    client: Client,
-    shutdown: CancellationToken,
-) -> anyhow::Result<()> {
-    let timetable = (application.timetable)(&Env::of_process())?;
-    Beat::new(client, timetable).run(shutdown).await;
     Ok(())
 }
 

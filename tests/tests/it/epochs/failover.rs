@@ -93,6 +93,8 @@ async fn a_zombie_of_the_old_server_settles_no_task_of_the_new_one() {
         assert_eq!(changes(&failover.new), before, "{fence:?}: nothing was changed");
         assert_eq!(failover.left(), NEW.len(), "{fence:?}");
 
+        let ghosts = failover.zombie.consumer.ghosts().await.unwrap();
+        assert_eq!(ghosts.len(), 0, "{fence:?}: its own are known");
         failover.rightful.complete(failover.taken).await;
         failover.zombie.complete(rest).await;
         for (n, task) in failover.others.iter().enumerate() {
