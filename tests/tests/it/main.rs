@@ -9,6 +9,7 @@ mod handbook;
 mod parking;
 mod poison;
 mod readme;
+mod reference;
 mod scraper;
 mod services;
 mod store;
