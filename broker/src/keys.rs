@@ -132,7 +132,8 @@ impl Shard {
         format!("umbel:{{{}}}:unique:{hash}", self.tag)
     }
 
-    /// HASH: entry → worker, of started tasks that were there when a worker died.
+    /// HASH: stream's key and entry → worker, of started tasks that were there when a worker died.
+    /// The entry alone does not do: what one tick makes due has one id in several streams.
     pub fn suspects(&self) -> String {
         format!("umbel:{{{}}}:suspects", self.tag)
     }

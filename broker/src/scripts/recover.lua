@@ -20,7 +20,7 @@ for i = 2, 5 do
       left = left - 1
       local entry = held[1]
       local fields = body(KEYS[i], entry)
-      local was_running = redis.call('HDEL', KEYS[6], entry) == 1
+      local was_running = redis.call('HDEL', KEYS[6], KEYS[i] .. ' ' .. entry) == 1
       if fields then
         local crashes = tonumber(field(fields, 'crashes') or '') or 0
         if ARGV[3] == '1' and (crashes == 0 or was_running) then

@@ -114,7 +114,7 @@ local apply = {
 
 local answers = {}
 for i, t in ipairs(tasks) do
-  if t.won and t.suspect == '1' then redis.call('HDEL', KEYS[9], t.entry) end
+  if t.won and t.suspect == '1' then redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry) end
   if not t.won then
     answers[i] = 0
   elseif t.needs_body and not t.body then

@@ -16,7 +16,7 @@ for at = 6, #ARGV, 6 do
     local there = body(key, entry)
     is_mine = there ~= nil and (field(there, 'id') or '') == id
   end
-  if is_mine and suspect == '1' then redis.call('HSET', KEYS[6], entry, ARGV[4]) end
+  if is_mine and suspect == '1' then redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4]) end
   if is_mine and tracked == '1' then
     redis.call('HSET', ARGV[3] .. 'task:' .. id,
       'state', 'running', 'attempt', attempt, 'started', ARGV[5],

@@ -16,6 +16,7 @@ mod parking;
 mod poison;
 mod proxy;
 mod readme;
+mod reference;
 mod schedule;
 mod scraper;
 mod services;

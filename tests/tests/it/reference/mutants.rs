@@ -1,0 +1,242 @@
+//! The scripts with one line broken at a time, and what finds it.
+
+use super::scenarios::{self, Scenario};
+
+/// A script with a part replaced.
+#[derive(Debug)]
+pub struct Mutant {
+    /// What is wrong then.
+    pub wrong: &'static str,
+    pub script: &'static str,
+    pub part: &'static str,
+    pub instead: &'static str,
+    pub found_by: FoundBy,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum FoundBy {
+    /// Random commands; this seed is known to lead there soon.
+    Chance(u64),
+    /// Where chance would take too long.
+    Scenario(fn() -> Scenario),
+}
+
+use FoundBy::{Chance, Scenario as By};
+
+macro_rules! mutants {
+    ($($script:literal { $($wrong:literal: $part:literal => $instead:literal, $found:expr;)+ })+) => {
+        pub const ALL: &[Mutant] = &[$($(Mutant {
+            wrong: $wrong,
+            script: $script,
+            part: $part,
+            instead: $instead,
+            found_by: $found,
+        },)+)+];
+    };
+}
+
+mutants! {
+    "settle" {
+        "a settle is won though its entry was not there":
+            "do t.won = redis.call('XDEL', key, t.entry) == 1 end"
+            => "do redis.call('XDEL', key, t.entry) t.won = true end",
+            By(scenarios::settles_what_was_given_away);
+        "the gate is open whatever is acknowledged":
+            "unpack(group.ids)) == #group.ids then" => "unpack(group.ids)) >= 0 then",
+            By(scenarios::settles_twice);
+        "what is settled stays in its stream":
+            "    redis.call('XDEL', key, unpack(group.ids))\n" => "",
+            Chance(4);
+        "the fence does not look at the server":
+            "run_id() == run and " => "",
+            By(scenarios::settles_after_a_fail_over);
+        "the fence does not look at the generation":
+            " and generation(control) == gen" => "",
+            By(scenarios::settles_after_a_flush);
+        "where the server is hidden, tasks are not compared":
+            "if ARGV[1] ~= '' or t.body and (field(t.body, 'id') or '') == t.id then"
+            => "if true then",
+            By(scenarios::settles_after_a_fail_over_that_is_hidden);
+        "a suspect that ended stays one":
+            "redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry)" => "",
+            Chance(23);
+        "a retry is the same attempt":
+            "tonumber(t.attempt) + 1" => "tonumber(t.attempt)",
+            Chance(15);
+        "what is released is lost":
+            "    add(KEYS[2], t.body)\n" => "",
+            Chance(26);
+        "a dead letter is not written":
+            "    add(KEYS[8], fields)\n" => "",
+            Chance(26);
+        "what waits has no body":
+            "  redis.call('HSET', KEYS[7], t.id, cmsgpack.pack({t.home, fields}))\n" => "",
+            Chance(7);
+        "what waits has no due time":
+            "  redis.call('ZADD', set, due, t.id)\n" => "",
+            Chance(7);
+        "a name is listed by the last that is given up":
+            "'LT', give_up" => "give_up",
+            By(scenarios::parks_twice);
+        "a task may be parked for ever":
+            "if not field(fields, 'parked') then" => "if true then",
+            By(scenarios::parks_twice);
+        "the state of an ended task is kept for ever":
+            "redis.call('EXPIRE', key, t.ttl)" => "",
+            Chance(4);
+        "an ended task shows its last attempt's error":
+            "redis.call('HDEL', key, 'error', 'entry')" => "",
+            Chance(26);
+    }
+    "start" {
+        "anybody may start a task":
+            "local is_mine = mine ~= nil and mine[1] ~= nil" => "local is_mine = true",
+            Chance(28);
+        "whoever holds it, it is the caller's":
+            "entry, entry, 1, ARGV[4])" => "entry, entry, 1)",
+            By(scenarios::starts_what_another_has_read_since);
+        "the fence does not look at the server":
+            "run_id() == run and " => "",
+            By(scenarios::starts_after_a_fail_over);
+        "the fence does not look at the generation":
+            " and generation(control) == gen" => "",
+            By(scenarios::starts_after_a_flush);
+        "where the server is hidden, tasks are not compared":
+            "(field(there, 'id') or '') == id" => "true",
+            By(scenarios::starts_after_a_fail_over_that_is_hidden);
+        "a suspect's start is not noted":
+            "redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4])" => "",
+            By(scenarios::charges_the_one_that_was_started);
+        "a suspect is noted without its stream":
+            "key .. ' ' .. entry" => "entry",
+            By(scenarios::charges_the_one_that_was_started);
+    }
+    "recover" {
+        "what is recovered stays pending":
+            "redis.call('XACK', KEYS[i], GROUP, entry)" => "",
+            Chance(11);
+        "what is recovered stays in its stream":
+            "redis.call('XDEL', KEYS[i], entry)" => "",
+            Chance(11);
+        "what is recovered is lost":
+            "add(KEYS[2], fields)" => "",
+            Chance(11);
+        "what has no body any more is not counted":
+            "gone = gone + 1" => "",
+            By(scenarios::counts_what_is_gone);
+        "no death is charged":
+            "crashes + 1" => "crashes",
+            Chance(11);
+        "every death is charged":
+            "ARGV[3] == '1' and (crashes" => "(crashes",
+            Chance(11);
+        "who was there before is charged though it did not run":
+            "(crashes == 0 or was_running)" => "true",
+            By(scenarios::charges_the_one_that_was_started);
+        "who was there before is never charged again":
+            "(crashes == 0 or was_running)" => "crashes == 0",
+            By(scenarios::charges_the_one_that_was_started);
+        "the mark of a suspect that was recovered stays":
+            "redis.call('HDEL', KEYS[6], KEYS[i] .. ' ' .. entry) == 1"
+            => "redis.call('HEXISTS', KEYS[6], KEYS[i] .. ' ' .. entry) == 1",
+            By(scenarios::charges_the_one_that_was_started);
+        "a consumer that still holds something is deleted":
+            "#redis.call('XPENDING', KEYS[i], GROUP, '-', '+', 1, ARGV[2]) == 0" => "true",
+            By(scenarios::recovers_in_batches);
+        "a dead consumer is never deleted":
+            "redis.call('XGROUP', 'DELCONSUMER', KEYS[i], GROUP, ARGV[2])" => "",
+            Chance(7);
+        "that there is more to do is not told":
+            "left + 1, ARGV[2])" => "math.max(left, 1), ARGV[2])",
+            By(scenarios::recovers_in_batches);
+    }
+    "tick" {
+        "what was due stays due":
+            "redis.call('ZREM', set, id)" => "",
+            Chance(19);
+        "what was due stays among what waits":
+            "redis.call('HDEL', waiting, id)" => "",
+            Chance(19);
+        "everything is due":
+            "set, '-inf', now, 'LIMIT'" => "set, '-inf', '+inf', 'LIMIT'",
+            Chance(23);
+        "a clock that is hours ahead is believed":
+            "> tonumber(ARGV[4])" => "> math.huge",
+            Chance(6);
+        "every task that becomes due is tracked":
+            "if redis.call('EXISTS', key) == 1 then" => "if true then",
+            Chance(23);
+        "the list of names is not kept":
+            "  list_parked(KEYS[8], set, name)\n" => "",
+            By(scenarios::parks_twice);
+        "a name of which more is parked is not listed any more":
+            "if first[1] then" => "if false then",
+            By(scenarios::parks_twice);
+    }
+    "unpark" {
+        "what is not parked any more stays so":
+            "redis.call('ZREM', set, id)" => "",
+            Chance(12);
+        "the name stays in the list":
+            "\nlist_parked(KEYS[7], set, name)" => "",
+            Chance(12);
+    }
+    "enqueue" {
+        "one more than the cap is taken":
+            "room < 1" => "room < 0",
+            Chance(25);
+        "the cap counts only what was there before":
+            "room = room - 1" => "",
+            By(scenarios::fills_up);
+        "an idempotency key fits any call":
+            "string.sub(known, separator + 1) == hash" => "true",
+            Chance(11);
+        "an idempotency key is not kept":
+            "if key ~= '' then redis.call('SET', key, id .. ' ' .. hash, 'EX', ARGV[3]) end" => "",
+            Chance(3);
+        "an idempotency key is kept for ever":
+            "hash, 'EX', ARGV[3])" => "hash)",
+            Chance(3);
+    }
+    "groups" {
+        "groups that are made again are of the same generation":
+            "if made or generation" => "if generation",
+            Chance(11);
+        "what came before the first worker is never read":
+            "GROUP, '0', 'MKSTREAM'" => "GROUP, '$', 'MKSTREAM'",
+            Chance(2);
+    }
+    "held" {
+        "a worker takes in what others hold":
+            "'-', '+', ARGV[2], ARGV[1])" => "'-', '+', ARGV[2])",
+            Chance(2);
+    }
+    "heartbeat" {
+        "who was declared dead lives on":
+            "'dead' then return {'FENCED'} end"
+            => "'dead' then redis.call('HDEL', KEYS[1], ARGV[1]) end",
+            Chance(17);
+        "a beat counts nothing":
+            "redis.call('HINCRBY', KEYS[1], ARGV[1], 1)"
+            => "redis.call('HSETNX', KEYS[1], ARGV[1], 1)",
+            Chance(23);
+    }
+    "declare" {
+        "who has beaten since is declared dead":
+            "if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end" => "",
+            Chance(8);
+    }
+    "bury_boot" {
+        "a worker that had signed off gets another cause":
+            "if string.sub(value, 1, 4) ~= 'dead' then" => "if true then",
+            Chance(16);
+        "the workers of other boots die too":
+            "'%-' .. ARGV[1] .. '%-%d+$'" => "'.'",
+            Chance(2);
+    }
+    "consumers" {
+        "who reads only the lower streams is not seen":
+            "for i = 2, 5 do" => "for i = 2, 2 do",
+            Chance(17);
+    }
+}
