@@ -230,7 +230,10 @@ pub fn fills_up() -> Scenario {
 }
 
 /// All of them, by name.
-pub const ALL: &[(&str, fn() -> Scenario)] = &[
+/// A name, and what makes the scenario.
+type Named = (&'static str, fn() -> Scenario);
+
+pub const ALL: &[Named] = &[
     ("settles_after_a_fail_over", settles_after_a_fail_over),
     ("starts_after_a_fail_over", starts_after_a_fail_over),
     ("settles_after_a_fail_over_that_is_hidden", settles_after_a_fail_over_that_is_hidden),

@@ -127,7 +127,8 @@ impl Server {
 
     /// Makes the groups where they are missing; `fresh` is the generation if so.
     pub fn make_groups(&mut self, fresh: usize) -> bool {
-        let made = self.ready.iter_mut().fold(false, |made, log| log.make_group() || made);
+        let made =
+            self.ready.iter_mut().filter_map(|log| log.make_group().then_some(())).count() > 0;
         let anew = made || self.generation.is_none();
         if anew {
             self.generation = Some(fresh);
