@@ -235,8 +235,8 @@ mutants! {
             Chance(2);
     }
     "consumers" {
-        "who reads only the lower streams is not seen":
-            "for i = 2, 5 do" => "for i = 2, 2 do",
+        "who reads only the upper streams is not seen":
+            "for i = 2, 5 do" => "for i = 5, 5 do",
             Chance(17);
     }
 }
