@@ -30,6 +30,9 @@ const SMOKE: Size = Size { tasks: 2_000, kills: 3, between: Duration::from_secs(
 
 const FULL: Size = Size { tasks: 60_000, kills: 30, between: Duration::from_secs(5) };
 
+/// What a kill, up to 1.5 s of absence and the start take together.
+const OUTAGE: Duration = Duration::from_secs(2);
+
 pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let size = plan.profile.of(SMOKE, FULL);
     let mut stage = Stage::with_database(plan.seed)?;
@@ -38,7 +41,9 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     stage.ready(&crew).await?;
     let before = crew.living();
     let trials = stage.mix(size.tasks);
-    let feed = stage.feed(stage.client.clone(), trials, size.between * (size.kills as u32 + 1));
+    // Beyond the last kill: without work nothing can complete after it.
+    let over = (size.between + OUTAGE) * (size.kills as u32 + 1);
+    let feed = stage.feed(stage.client.clone(), trials, over);
     for _ in 0..size.kills {
         sleep(size.between).await;
         let from = Moment::now();
