@@ -228,7 +228,7 @@ impl Consumer {
         if hidden && !self.fence_told {
             warn!(
                 worker = self.worker,
-                "INFO does not tell the run_id of the server: settles compare task ids instead"
+                "INFO does not tell the run_id of the server: settles compare task ids and attempts instead"
             );
         }
         self.fence_told = true;

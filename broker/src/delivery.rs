@@ -1,6 +1,7 @@
 //! A task in the hands of a worker, and the table of all that are.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -26,14 +27,21 @@ pub(crate) struct EntryKey {
     pub entry: String,
 }
 
+/// Which run of which task an entry is: its fields `id` and `attempt` byte for byte, empty where it
+/// has none. What is no envelope has them too, or neither.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Run {
+    pub id: Vec<u8>,
+    pub attempt: Vec<u8>,
+}
+
 /// A task that was fetched and must be settled.
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is run again only after this worker's lease"]
 pub struct Delivery {
     pub(crate) key: EntryKey,
     pub(crate) epoch: Arc<Epoch>,
-    /// The field `id` as it came: an entry that is no envelope may still have one.
-    id: String,
+    pub(crate) run: Run,
     /// What came, or why it cannot be read.
     pub contents: Result<Contents, EnvelopeError>,
 }
@@ -57,7 +65,8 @@ impl Delivery {
                 .map(|(_, value)| value.as_slice())
         };
         let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
-        let id = text("id").unwrap_or_default().to_owned();
+        let bytes = |name| field(name).unwrap_or_default().to_vec();
+        let run = Run { id: bytes("id"), attempt: bytes("attempt") };
         let parked =
             text("parked").and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?));
         let contents = Envelope::read(field).and_then(|mut envelope| {
@@ -68,12 +77,12 @@ impl Delivery {
             envelope.env = Vec::new();
             Ok(Contents { envelope, body, parked })
         });
-        Self { key, epoch, id, contents }
+        Self { key, epoch, run, contents }
     }
 
-    /// What the entry has as its task's id, empty where it has none.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
+    /// What the entry has as its task's id, for logs; empty where it has none.
+    pub(crate) fn id(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.run.id)
     }
 
     /// Whether every state of it is written, not only its end.
@@ -120,35 +129,35 @@ pub fn parked_task(name: &str) -> Option<TaskName> {
 }
 
 /// The entries that this worker knows of: handed out by a fetch, their settle not answered yet.
-/// Each with its tasks: a server that lost data may have given an id again, to another one.
+/// Each with its runs: a server that lost data may have given an id again, to another one.
 ///
 /// What Redis thinks the worker holds and is not in here was delivered into a dead connection.
 #[derive(Debug, Clone, Default)]
 pub struct Held(Arc<Mutex<Known>>);
 
-/// Entry → task ids.
-pub(crate) type Known = HashMap<EntryKey, BTreeSet<String>>;
+/// Entry → runs.
+pub(crate) type Known = HashMap<EntryKey, BTreeSet<Run>>;
 
 impl Held {
     pub(crate) fn insert(&self, delivery: &Delivery) {
-        self.lock().entry(delivery.key.clone()).or_default().insert(delivery.id.clone());
+        self.lock().entry(delivery.key.clone()).or_default().insert(delivery.run.clone());
     }
 
     pub(crate) fn known(&self) -> Known {
         self.lock().clone()
     }
 
-    /// Whether this task is known under this entry; of an entry without a body, whether any is.
-    pub(crate) fn knows(&self, key: &EntryKey, id: &str) -> bool {
-        knows(&self.lock(), key, id)
+    /// Whether this run is known under this entry; of an entry without a body, whether any is.
+    pub(crate) fn knows(&self, key: &EntryKey, run: &Run) -> bool {
+        knows(&self.lock(), key, run)
     }
 
     pub(crate) fn remove<'a>(&self, deliveries: impl IntoIterator<Item = &'a Delivery>) {
         let mut held = self.lock();
-        for Delivery { key, id, .. } in deliveries {
-            if let Some(tasks) = held.get_mut(key) {
-                tasks.remove(id);
-                if tasks.is_empty() {
+        for Delivery { key, run, .. } in deliveries {
+            if let Some(runs) = held.get_mut(key) {
+                runs.remove(run);
+                if runs.is_empty() {
                     held.remove(key);
                 }
             }
@@ -171,8 +180,8 @@ impl Held {
 }
 
 /// As [`Held::knows`], of what was known at some time.
-pub(crate) fn knows(known: &Known, key: &EntryKey, id: &str) -> bool {
-    known.get(key).is_some_and(|tasks| id.is_empty() || tasks.contains(id))
+pub(crate) fn knows(known: &Known, key: &EntryKey, run: &Run) -> bool {
+    known.get(key).is_some_and(|runs| *run == Run::default() || runs.contains(run))
 }
 
 #[cfg(test)]

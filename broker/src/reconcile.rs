@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::{
     BrokerError, Delivery, Held,
-    delivery::{EntryKey, Epoch, knows},
+    delivery::{EntryKey, Epoch, Run, knows},
     keys::{GROUP, Shard, Stream},
     script::{self, Scripts},
 };
@@ -17,11 +17,11 @@ const HELD_MAX: usize = 10_000;
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// What Redis thinks a worker holds of a shard, by the epoch of the answer: entry → task id, empty
+/// What Redis thinks a worker holds of a shard, by the epoch of the answer: entry → run, empty
 /// where the entry has no body.
 pub(crate) struct Pending {
     pub epoch: Arc<Epoch>,
-    pub entries: HashMap<EntryKey, String>,
+    pub entries: HashMap<EntryKey, Run>,
 }
 
 pub(crate) async fn pending(
@@ -32,17 +32,20 @@ pub(crate) async fn pending(
 ) -> Result<Pending, BrokerError> {
     let mut call = script::of_shard(&scripts.held, shard);
     call.arg(worker).arg(HELD_MAX);
-    let answer: Vec<String> = script::run(&call, connection).await?;
-    let unexpected = || BrokerError::Unexpected("held did not answer in threes".to_owned());
+    // Ids and attempts are what anybody wrote, and need not be text.
+    let answer: Vec<Vec<u8>> = script::run(&call, connection).await?;
+    let unexpected = || BrokerError::Unexpected("held did not answer in fours".to_owned());
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| unexpected());
     let [run_id, generation, rest @ ..] = answer.as_slice() else { return Err(unexpected()) };
     let mut entries = HashMap::new();
-    for three in rest.chunks(3) {
-        let [stream, entry, id] = three else { return Err(unexpected()) };
-        let stream = stream.parse().ok().and_then(Stream::from_key_index).ok_or_else(unexpected)?;
-        let key = EntryKey { shard: shard.clone(), stream, entry: entry.clone() };
-        entries.insert(key, id.clone());
+    for four in rest.chunks(4) {
+        let [stream, entry, id, attempt] = four else { return Err(unexpected()) };
+        let stream = text(stream)?.parse().ok().and_then(Stream::from_key_index);
+        let stream = stream.ok_or_else(unexpected)?;
+        let key = EntryKey { shard: shard.clone(), stream, entry: text(entry)? };
+        entries.insert(key, Run { id: id.clone(), attempt: attempt.clone() });
     }
-    let epoch = Epoch { run_id: run_id.clone(), generation: generation.clone() };
+    let epoch = Epoch { run_id: text(run_id)?, generation: text(generation)? };
     Ok(Pending { epoch: Arc::new(epoch), entries })
 }
 
@@ -73,7 +76,7 @@ pub(crate) async fn ghosts(
     let mut unknown: Vec<EntryKey> = pending
         .entries
         .into_iter()
-        .filter(|(key, id)| !knows(&known, key, id) && !held.knows(key, id))
+        .filter(|(key, run)| !knows(&known, key, run) && !held.knows(key, run))
         .map(|(key, _)| key)
         .collect();
     unknown.sort_by(|a, b| a.entry.cmp(&b.entry));

@@ -164,14 +164,14 @@ impl Client {
             let (verb, a, b) = verdict.words(delivery, now);
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
-                .arg(delivery.id())
+                .arg(&delivery.run.id)
                 .arg(verb)
                 .arg(u8::from(delivery.is_tracked()))
                 .arg(u8::from(delivery.is_suspect()))
                 .arg(ttl_s(terms.result_ttl))
                 .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
                 .arg(Stream::from(terms.priority).key_index())
-                .arg(envelope.map_or(0, |envelope| envelope.attempt))
+                .arg(&delivery.run.attempt)
                 .arg(terms.max_attempts)
                 .arg(envelope.map_or(0, |envelope| envelope.enqueued.timestamp_millis()))
                 .arg(terms.started.map(|at| at.timestamp_millis().to_string()).unwrap_or_default())
@@ -242,11 +242,10 @@ impl Client {
             .arg(worker)
             .arg(now.timestamp_millis());
         for delivery in batch {
-            let envelope = delivery.contents.as_ref().ok().map(|contents| &contents.envelope);
             call.arg(delivery.key.stream.key_index())
                 .arg(&delivery.key.entry)
-                .arg(delivery.id())
-                .arg(envelope.map_or(0, |envelope| envelope.attempt))
+                .arg(&delivery.run.id)
+                .arg(&delivery.run.attempt)
                 .arg(u8::from(delivery.is_tracked()))
                 .arg(u8::from(delivery.is_suspect()));
         }
@@ -254,7 +253,7 @@ impl Client {
     }
 
     /// After a change of epoch: keeps and re-tags what this worker still holds by the server's
-    /// word, same entry and same task; the rest is not ours any more and is dropped.
+    /// word, same entry and same run; the rest is not ours any more and is dropped.
     pub(crate) async fn revalidate<T>(
         &self,
         shard: &Shard,
@@ -271,14 +270,13 @@ impl Client {
         let mut valid = Vec::new();
         for mut item in items {
             let held_here = delivery(&mut item);
-            let id = held_here.id();
-            if pending.entries.get(&held_here.key).is_some_and(|there| there == id) {
+            if pending.entries.get(&held_here.key) == Some(&held_here.run) {
                 held_here.epoch = pending.epoch.clone();
                 valid.push(item);
             } else {
                 tracing::warn!(
                     entry = held_here.key.entry,
-                    task.id = id,
+                    task.id = %held_here.id(),
                     "dropping a task that the server does not know as ours any more"
                 );
                 held.remove([&*held_here]);

@@ -127,14 +127,14 @@ impl Loop {
                 Answer::Stale => {
                     self.stale.fetch_add(1, Ordering::Relaxed);
                     warn!(
-                        task.id = id,
+                        task.id = %id,
                         entry,
                         "refused: the task was given to another worker, or this settle was sent twice"
                     );
                 }
                 Answer::Gone => {
                     error!(
-                        task.id = id,
+                        task.id = %id,
                         entry, "the task lost its body in redis; it is marked failed"
                     );
                 }

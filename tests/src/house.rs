@@ -5,15 +5,16 @@ use std::{
     time::Duration,
 };
 
+use chrono::Utc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::{BrokerSettings, Client, QueueStatus, TaskRecord};
-use umbel_proto::TaskId;
+use umbel_broker::{BrokerSettings, Client, Consumer, Held, QueueStatus, TaskRecord, Terms};
+use umbel_proto::{Priority, TaskId};
 use umbel_worker::{Registry, Stopped, Worker, WorkerError, WorkerSettings};
 
 use crate::{
     eventually::eventually,
-    probe::{self, Record},
+    probe::{self, Record, shard},
     services::RedisServer,
 };
 
@@ -83,6 +84,11 @@ impl House {
         Running { id, stop, ended }
     }
 
+    /// What reads for a worker that is none: a test has what it read in its own hands.
+    pub fn consumer(&self, worker: &str, held: &Held) -> Consumer {
+        Consumer::new(self.client.clone(), worker.to_owned(), vec![shard()], held.clone())
+    }
+
     /// What is known of a task once it has ended.
     pub async fn ended(&self, id: &TaskId) -> TaskRecord {
         eventually(&format!("the end of {id}"), async || {
@@ -100,6 +106,16 @@ impl House {
     /// The fields of each dead letter, as redis-cli shows them.
     pub fn dead_letters(&self) -> String {
         self.redis.cli(&["XRANGE", "umbel:{default}:dead", "-", "+"])
+    }
+}
+
+/// What tests settle with.
+pub fn terms() -> Terms {
+    Terms {
+        priority: Priority::Normal,
+        max_attempts: 3,
+        result_ttl: Duration::from_secs(60),
+        started: Some(Utc::now()),
     }
 }
 

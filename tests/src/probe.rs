@@ -9,8 +9,14 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
+use umbel_broker::keys::Shard;
 use umbel_proto::{RetryPolicy, Task, TaskOptions};
 use umbel_worker::{Context, End, Handler, Registry, TaskError, TaskResult};
+
+/// Where its tasks wait.
+pub fn shard() -> Shard {
+    Shard::first(&"default".parse().unwrap())
+}
 
 /// What a probe does when it is run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -3,6 +3,8 @@
 -- returns {consumer, …}, each as often as it has streams
 local names = {}
 for i = 2, 5 do
-  for _, consumer in ipairs(of_group('XINFO', 'CONSUMERS', KEYS[i], GROUP) or {}) do names[#names + 1] = field(consumer, 'name') end
+  for _, consumer in ipairs(of_group('XINFO', 'CONSUMERS', KEYS[i], GROUP) or {}) do
+    names[#names + 1] = field(consumer, 'name')
+  end
 end
 return names

@@ -24,6 +24,12 @@ local function field(fields, name)
   end
 end
 
+-- Whether an entry is still this run of this task: after a failover that lost writes the same entry
+-- id may mean another task, or another attempt of the same one.
+local function is_run(fields, id, attempt)
+  return fields and (field(fields, 'id') or '') == id and (field(fields, 'attempt') or '') == attempt
+end
+
 local function with(fields, name, value)
   for i = 1, #fields, 2 do
     if fields[i] == name then
@@ -34,6 +40,12 @@ local function with(fields, name, value)
   fields[#fields + 1] = name
   fields[#fields + 1] = tostring(value)
   return fields
+end
+
+-- Notes that a task waits in a stream again, where anything is known of it.
+local function queued(prefix, id)
+  local key = prefix .. 'task:' .. id
+  if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
 end
 
 -- More values than a Lua call can carry: an entry that wide is not ours, what fits of it is kept.

@@ -2,7 +2,7 @@
 -- making of the groups; ids of another may be the same and mean other tasks.
 
 -- '' where the server hides it, or tells the same digit all over, as some proxies do: then each
--- entry is compared by its task id instead.
+-- entry is compared by its task and attempt instead.
 local function run_id()
   local info = redis.pcall('INFO', 'server')
   local id = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''

@@ -27,8 +27,7 @@ for i = 2, 5 do
           fields = with(fields, 'crashes', crashes + 1)
         end
         add(KEYS[2], fields)
-        local key = ARGV[1] .. 'task:' .. (field(fields, 'id') or '')
-        if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
+        queued(ARGV[1], field(fields, 'id') or '')
         added = added + 1
       else
         gone = gone + 1

@@ -17,7 +17,7 @@ local prefix, queue, worker, now = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local FIRST, WIDTH = 7, 15
 
 -- What is added again or buried is read before the gate deletes it. Where the server hides its
--- run_id, all are, and an entry that means another task by now is left alone.
+-- run_id, all are, and an entry that means another run by now is left alone.
 local tasks, by_stream = {}, {}
 for at = FIRST, #ARGV, WIDTH do
   local t = {}
@@ -27,7 +27,7 @@ for at = FIRST, #ARGV, WIDTH do
   t.needs_body = t.verdict ~= 'complete' and t.verdict ~= 'discard'
   if t.needs_body or ARGV[1] == '' then t.body = body(t.key, t.entry) end
   tasks[#tasks + 1] = t
-  if ARGV[1] ~= '' or t.body and (field(t.body, 'id') or '') == t.id then
+  if ARGV[1] ~= '' or is_run(t.body, t.id, t.attempt) then
     local group = by_stream[t.key] or {ids = {}, tasks = {}}
     group.ids[#group.ids + 1] = t.entry
     group.tasks[#group.tasks + 1] = t

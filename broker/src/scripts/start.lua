@@ -12,10 +12,7 @@ for at = 6, #ARGV, 6 do
   -- Without its group, which a DEL may have taken, the entry is nobody's.
   local mine = of_group('XPENDING', key, GROUP, entry, entry, 1, ARGV[4])
   local is_mine = mine ~= nil and mine[1] ~= nil
-  if is_mine and ARGV[1] == '' then
-    local there = body(key, entry)
-    is_mine = there ~= nil and (field(there, 'id') or '') == id
-  end
+  if ARGV[1] == '' then is_mine = is_mine and is_run(body(key, entry), id, attempt) end
   if is_mine and suspect == '1' then redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4]) end
   if is_mine and tracked == '1' then
     redis.call('HSET', ARGV[3] .. 'task:' .. id,

@@ -8,8 +8,7 @@ local function ready(set, waiting, prefix, id)
   if not (packed and read) then return false end
   local n, fields = unpack(body)
   add(KEYS[tonumber(n)], fields)
-  local key = prefix .. 'task:' .. id
-  if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
+  queued(prefix, id)
   return true
 end
 

@@ -12,6 +12,7 @@ pub(super) mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use umbel_proto::TaskId;
+use uuid::Uuid;
 
 use super::{
     faults::Fault,
@@ -47,6 +48,9 @@ pub struct Audit {
     pub faults: usize,
     /// Accepted, not ended, nowhere, and nothing that was deleted on purpose.
     pub lost: Vec<String>,
+    /// Of these, the ones of which Redis wrote nothing down: task → how long before the next fault
+    /// it was accepted, in milliseconds.
+    pub unwritten: BTreeMap<String, i64>,
     /// Wiped out by a flush or the like.
     pub taken: Vec<String>,
     /// Tasks that were accepted as succeeded.
@@ -81,6 +85,7 @@ impl Audit {
             ..Self::default()
         };
         audit.follow_tasks(accepted, ledger);
+        audit.time_the_unwritten(ledger, faults);
         audit.compare_places(ledger, walk);
         audit.count_runs(history, faults);
         audit.match_runs(history, ledger);
@@ -105,6 +110,18 @@ impl Audit {
         }
         self.lost.sort_unstable();
         self.taken.sort_unstable();
+    }
+
+    /// Redis holds back its file while the disk lags; what was accepted long before a fault was not
+    /// lost by that.
+    fn time_the_unwritten(&mut self, ledger: &Ledger, faults: &[Fault]) {
+        for id in self.lost.iter().filter(|id| !ledger.stories.contains_key(*id)) {
+            let Some(made) = made_at(id) else { continue };
+            let faults = faults.iter().map(|fault| fault.from.wall);
+            if let Some(fault) = faults.filter(|fault| *fault >= made).min() {
+                self.unwritten.insert(id.clone(), fault - made);
+            }
+        }
     }
 
     /// What Redis wrote down leads to what stands in it: else this audit reads something wrong.
@@ -189,6 +206,13 @@ impl Audit {
         let rank = (self.recoveries.len() * percent).div_ceil(100);
         self.recoveries.get(rank.checked_sub(1)?).copied()
     }
+}
+
+/// When a task was made, by its id: milliseconds of the wall clock.
+fn made_at(id: &str) -> Option<i64> {
+    let (_, uuid) = id.split_once('-')?;
+    let (seconds, nanos) = Uuid::parse_str(uuid).ok()?.get_timestamp()?.to_unix();
+    Some(i64::try_from(seconds).ok()? * 1_000 + i64::from(nanos) / 1_000_000)
 }
 
 fn recoveries(evidence: &Evidence) -> Vec<i64> {

@@ -7,6 +7,7 @@
 //! - [`walk`]: what stands in Redis at the end
 //! - [`audit`]: all three judged against each other
 //! - [`stage`], [`crew`]: the services and processes of a scenario
+//! - [`site`]: a Redis and such processes, for a test without a scenario
 //! - [`scenarios`]: what is done to them, and what must hold
 
 pub mod aof;
@@ -20,6 +21,7 @@ pub mod probe;
 pub mod report;
 pub mod scenarios;
 pub mod shim;
+pub mod site;
 pub mod stage;
 pub mod walk;
 pub mod wrong;

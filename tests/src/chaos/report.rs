@@ -94,7 +94,12 @@ impl Report {
         };
         if !self.is_met() {
             text += &told(self.audit.wrongs.iter().map(ToString::to_string).collect());
-            text += &told(self.audit.lost.iter().map(|id| format!("lost: {id}")).collect());
+            let unwritten = |id: &String| match self.audit.unwritten.get(id) {
+                Some(ms) => format!(", accepted {ms} ms before a fault and never written"),
+                None => String::new(),
+            };
+            let lost = |id: &String| format!("lost: {id}{}", unwritten(id));
+            text += &told(self.audit.lost.iter().map(lost).collect());
             text += &told(self.audit.unexplained.iter().map(|s| format!("again: {s}")).collect());
         }
         text

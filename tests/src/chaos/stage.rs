@@ -155,10 +155,22 @@ impl Stage {
         trials: Vec<Trial>,
         change: impl Fn(&mut CallOptions),
     ) -> anyhow::Result<()> {
-        let mut new = tasks(trials, &format!("n{}-", self.accepted.len()))?;
-        new.iter_mut().for_each(|new| change(&mut new.call));
-        self.accepted.extend(submit(&self.client, &new).await?);
+        let key = format!("n{}-", self.accepted.len());
+        let ids = self.enqueue_as(&key, trials, change).await?;
+        self.accepted.extend(ids);
         Ok(())
+    }
+
+    /// Enqueues these now, under keys that begin like this; the ids are still to be `accepted`.
+    pub async fn enqueue_as(
+        &self,
+        key: &str,
+        trials: Vec<Trial>,
+        change: impl Fn(&mut CallOptions),
+    ) -> anyhow::Result<Vec<TaskId>> {
+        let mut new = tasks(trials, key)?;
+        new.iter_mut().for_each(|new| change(&mut new.call));
+        submit(&self.client, &new).await
     }
 
     /// Enqueues these evenly over a time, by a client; the answer is for [`fed`](Self::fed).

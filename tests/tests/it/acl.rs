@@ -7,17 +7,11 @@ mod roles;
 
 use std::collections::BTreeSet;
 
-use umbel_broker::keys::Shard;
-
 /// The file that is shipped, and what is said of it.
 const USERS: &str = include_str!("../../../deploy/redis-users.acl");
 const HANDBOOK: &str = include_str!("../../../deploy/README.md");
 
 const ROLES: [&str; 3] = ["worker", "api", "beat"];
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
 
 /// The rules of a user.
 fn rules(user: &str) -> Vec<&'static str> {

@@ -11,12 +11,12 @@ use chrono::Utc;
 use tokio::task::JoinHandle;
 use umbel_broker::{
     BrokerSettings, Client, Consumer, Delivery, Held, Scripts, Settlement, Settler, Terms, Verdict,
-    keys::{Shard, Stream},
+    keys::Stream,
 };
 use umbel_proto::{Priority, TaskId};
 use umbel_tests::{
     eventually::eventually,
-    probe::{Act, Probe},
+    probe::{Act, Probe, shard},
     services::RedisServer,
 };
 
@@ -28,10 +28,6 @@ mod stopped;
 
 /// A year that no clock of a test has.
 const FUTURE: &str = "4102444800000-0";
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
 
 fn ready() -> String {
     shard().ready(Stream::Normal)

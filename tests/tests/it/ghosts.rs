@@ -2,36 +2,15 @@
 
 use std::time::Duration;
 
-use chrono::Utc;
-use umbel_broker::{
-    Consumer, Held, Settlement, Settler, Terms, Verdict,
-    keys::{Shard, Stream},
-};
+use umbel_broker::{Held, Settlement, Settler, Verdict, keys::Stream};
 use umbel_proto::Priority;
 use umbel_tests::{
     eventually::{eventually, eventually_eq, within},
-    house::House,
-    probe::{Act, Probe},
+    house::{House, terms},
+    probe::{Act, Probe, shard},
 };
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
-
-fn terms() -> Terms {
-    Terms {
-        priority: Priority::Normal,
-        max_attempts: 3,
-        result_ttl: Duration::from_secs(60),
-        started: Some(Utc::now()),
-    }
-}
-
-fn consumer(house: &House, worker: &str, held: &Held) -> Consumer {
-    Consumer::new(house.client.clone(), worker.to_owned(), vec![shard()], held.clone())
-}
 
 /// A read of a connection that the worker has given up, and the server has not yet.
 fn read_into_nowhere(house: &House, worker: &str) {
@@ -42,7 +21,7 @@ fn read_into_nowhere(house: &House, worker: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_worker_finds_what_went_into_the_connection_before() {
     let house = House::start();
-    let mut consumer = consumer(&house, "w", &Held::default());
+    let mut consumer = house.consumer("w", &Held::default());
     let stop = consumer.stop();
     stop.request().await.unwrap();
     assert!(consumer.fetch(1).await.unwrap().is_empty(), "connected, and nothing is held");
@@ -63,9 +42,9 @@ async fn ghosts_beyond_the_free_permits_are_taken_in_turn() {
     let probes = (0..4).map(|n| Probe::new(&format!("n{n}"), Act::Ok));
     house.client.enqueue_many(probes).await.unwrap();
     // An earlier connection of the same worker read them and died.
-    consumer(&house, "w", &Held::default()).fetch(4).await.unwrap();
+    house.consumer("w", &Held::default()).fetch(4).await.unwrap();
     let held = Held::default();
-    let mut consumer = consumer(&house, "w", &held);
+    let mut consumer = house.consumer("w", &held);
     let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());
     for left in (0..4).rev() {
         let [one] = <[_; 1]>::try_from(consumer.fetch(1).await.unwrap()).unwrap();
@@ -81,7 +60,7 @@ async fn ghosts_beyond_the_free_permits_are_taken_in_turn() {
 async fn a_fetch_that_fails_half_way_loses_nothing_of_what_it_had_read() {
     let house = House::start();
     let held = Held::default();
-    let mut consumer = consumer(&house, "w", &held);
+    let mut consumer = house.consumer("w", &held);
     // So that no read waits.
     consumer.stop().request().await.unwrap();
     assert!(consumer.fetch(2).await.unwrap().is_empty(), "connected");

@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use umbel_broker::{NewTask, Submitted, TaskHandle, keys::Shard};
+use umbel_broker::{NewTask, Submitted, TaskHandle};
 use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::eventually_eq,
     house::House,
-    probe::{Act, LATER, Probe},
+    probe::{Act, LATER, Probe, shard},
 };
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
 
 /// A task whose name only workers of the next release know.
 async fn enqueue_later(house: &House, name: &str) -> Submitted {

@@ -1,22 +1,14 @@
 //! A task that kills its workers is found and buried; those that ran beside it are not.
 
 use chrono::Utc;
-use umbel_broker::{Consumer, Delivery, Held, keys::Shard, liveness::Cause};
+use umbel_broker::{Delivery, Held, liveness::Cause};
 use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::eventually,
     house::House,
-    probe::{Act, Probe},
+    probe::{Act, Probe, shard},
 };
 use umbel_worker::End;
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
-
-fn consumer(house: &House, worker: &str) -> Consumer {
-    Consumer::new(house.client.clone(), worker.to_owned(), vec![shard()], Held::default())
-}
 
 /// The worker dies: what it held is added again.
 async fn dies(house: &House, worker: &str, cause: Cause) {
@@ -25,7 +17,7 @@ async fn dies(house: &House, worker: &str, cause: Cause) {
 }
 
 async fn take(house: &House, worker: &str, count: usize) -> Vec<Delivery> {
-    let taken = consumer(house, worker).fetch(count).await.unwrap();
+    let taken = house.consumer(worker, &Held::default()).fetch(count).await.unwrap();
     assert_eq!(taken.len(), count);
     taken
 }
@@ -50,7 +42,7 @@ async fn a_first_death_is_charged_to_all_a_second_only_to_what_was_started() {
     dies(&house, "one", Cause::Silent).await;
 
     let held = Held::default();
-    let mut two = Consumer::new(house.client.clone(), "two".into(), vec![shard()], held.clone());
+    let mut two = house.consumer("two", &held);
     let mut taken = two.fetch(3).await.unwrap();
     assert_eq!(crashes(&taken), [1, 1, 1]);
     let started = house.client.start("two", &held, vec![taken.pop().unwrap()], Utc::now()).await;
@@ -82,8 +74,7 @@ async fn what_died_twice_runs_alone_and_what_ends_well_is_no_suspect_any_more() 
     let handle = house.client.enqueue(Probe::new("suspect", Act::Hold)).await.unwrap();
     for worker in ["one", "two"] {
         let held = Held::default();
-        let mut consumer =
-            Consumer::new(house.client.clone(), worker.into(), vec![shard()], held.clone());
+        let mut consumer = house.consumer(worker, &held);
         let taken = consumer.fetch(1).await.unwrap();
         house.client.start(worker, &held, taken, Utc::now()).await.unwrap();
         dies(&house, worker, Cause::Silent).await;
@@ -137,8 +128,7 @@ async fn what_was_running_in_three_deaths_is_buried_and_told() {
     let handle = house.client.enqueue(Probe::new("killer", Act::Ok)).await.unwrap();
     for worker in ["one", "two", "three"] {
         let held = Held::default();
-        let mut consumer =
-            Consumer::new(house.client.clone(), worker.into(), vec![shard()], held.clone());
+        let mut consumer = house.consumer(worker, &held);
         let taken = consumer.fetch(1).await.unwrap();
         assert_eq!(house.client.start(worker, &held, taken, Utc::now()).await.unwrap().len(), 1);
         dies(&house, worker, Cause::Silent).await;

@@ -1,19 +1,18 @@
 //! What a worker's process takes with it when it dies, hangs or is killed, as real processes.
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use umbel::{Client, TaskHandle};
-use umbel_broker::{BrokerSettings, keys};
+use umbel::TaskHandle;
+use umbel_broker::keys;
 use umbel_proto::TaskState;
 use umbel_tests::{
     chaos::{
-        history::{Event, History},
-        probe::{Act, HISTORY, Trial},
+        probe::{Act, Trial},
+        site::Site,
     },
     eventually::{eventually, within},
-    process::{Launch, Process, send},
-    services::RedisServer,
+    process::send,
 };
 
 /// Under the shortest lease: what happens within it, no lease has brought about.
@@ -22,71 +21,24 @@ const NO_LEASE: Duration = Duration::from_secs(10);
 /// Three deaths, with the waits before the restarts.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A Redis, and a file that tells which tasks were started.
-struct Site {
-    redis: RedisServer,
-    client: Client,
-    history: PathBuf,
+async fn enqueue(site: &Site, act: Act) -> TaskHandle<u32> {
+    site.client.enqueue(Trial::new(act)).await.unwrap()
 }
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        // There is none if no task was started.
-        fs::remove_file(&self.history).ok();
-    }
-}
-
-impl Site {
-    fn new() -> Self {
-        let redis = RedisServer::start();
-        let client = Client::open(&BrokerSettings::new(redis.url()), "test").unwrap();
-        let name = format!("umbel-history-{}", uuid::Uuid::new_v4().simple());
-        Self { redis, client, history: env::temp_dir().join(name) }
-    }
-
-    fn launch(&self, role: &str, env: &[(&str, &str)]) -> Process {
-        let mut launch = Launch::new("umbel-probe", &[role])
-            .env("REDIS_URL", self.redis.url())
-            .env("PORT", 0)
-            .env("JWT_SECRET", "0123456789abcdef0123456789abcdef")
-            .env("LEASE", "12s")
-            .env(HISTORY, self.history.display());
-        for (name, value) in env {
-            launch = launch.env(name, value);
-        }
-        launch.start()
-    }
-
-    async fn enqueue(&self, act: Act) -> TaskHandle<u32> {
-        self.client.enqueue(Trial::new(act)).await.unwrap()
-    }
-
-    /// The processes that started a task, in order.
-    fn starts(&self, handle: &TaskHandle<u32>) -> Vec<u32> {
-        let history = self.read();
-        let of_it = history.of(Event::Start).filter(|line| &line.task == handle.id());
-        of_it.map(|line| line.pid).collect()
-    }
-
-    fn read(&self) -> History {
-        History::read(&self.history).unwrap()
-    }
-
-    fn tombstones(&self) -> String {
-        self.redis.cli(&["HVALS", keys::heartbeat()])
-    }
+fn tombstones(site: &Site) -> String {
+    site.redis.cli(&["HVALS", keys::heartbeat()])
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_worker_held_runs_again_at_once_and_nothing_is_charged() {
     let site = Site::new();
     let up = site.launch("up", &[]);
-    let handle = site.enqueue(Act::Sleep(3_000)).await;
-    eventually("it runs", async || (site.starts(&handle).len() == 1).then_some(())).await;
+    let handle = enqueue(&site, Act::Sleep(3_000)).await;
+    eventually("it runs", async || (site.starts(handle.id()).len() == 1).then_some(())).await;
     send(up.role("worker").unwrap(), Signal::SIGKILL);
-    within(NO_LEASE, "it runs again", async || (site.starts(&handle).len() == 2).then_some(()))
+    within(NO_LEASE, "it runs again", async || (site.starts(handle.id()).len() == 2).then_some(()))
         .await;
-    let tombstones = site.tombstones();
+    let tombstones = tombstones(&site);
     assert!(tombstones.contains("killed SIGKILL"), "{tombstones}");
     let entry = site.redis.cli(&["XRANGE", "umbel:{chaos}:ready:recovered", "-", "+"]);
     let fields: Vec<&str> = entry.lines().map(str::trim).collect();
@@ -101,11 +53,11 @@ async fn a_task_that_ends_its_process_is_buried_after_three_deaths_and_its_neigh
     let site = Site::new();
     let mut neighbours = Vec::new();
     for _ in 0..20 {
-        neighbours.push(site.enqueue(Act::Sleep(20)).await);
+        neighbours.push(enqueue(&site, Act::Sleep(20)).await);
     }
-    let poison = site.enqueue(Act::Abort).await;
+    let poison = enqueue(&site, Act::Abort).await;
     for _ in 0..20 {
-        neighbours.push(site.enqueue(Act::Sleep(20)).await);
+        neighbours.push(enqueue(&site, Act::Sleep(20)).await);
     }
     let up = site.launch("up", &[]);
     let record = within(LONG, "the poison is buried", async || {
@@ -113,7 +65,7 @@ async fn a_task_that_ends_its_process_is_buried_after_three_deaths_and_its_neigh
     })
     .await;
     assert_eq!(record.state, TaskState::Failed);
-    let pids = site.starts(&poison);
+    let pids = site.starts(poison.id());
     assert_eq!(pids.len(), 3, "one start a death: {pids:?}");
     for neighbour in &neighbours {
         assert_eq!(neighbour.wait(LONG).await.unwrap(), 1, "no attempt was burnt");
@@ -121,7 +73,7 @@ async fn a_task_that_ends_its_process_is_buried_after_three_deaths_and_its_neigh
     let dead = site.redis.cli(&["XRANGE", "umbel:{chaos}:dead", "-", "+"]);
     assert_eq!(dead.matches("why").count(), 1, "{dead}");
     assert!(dead.contains("crash"), "{dead}");
-    let tombstones = site.tombstones();
+    let tombstones = tombstones(&site);
     assert_eq!(tombstones.matches("crashed SIGABRT").count(), 3, "{tombstones}");
     assert!(up.stop().await.success());
 }
@@ -134,19 +86,21 @@ async fn tasks_that_block_every_thread_are_not_started_elsewhere() {
     let mut handles = Vec::new();
     // Two leases and a half, on all threads that there are.
     for _ in 0..2 {
-        handles.push(site.enqueue(Act::Block(30_000)).await);
+        handles.push(enqueue(&site, Act::Block(30_000)).await);
     }
-    eventually("both threads are blocked", async || (site.read().lines.len() == 2).then_some(()))
-        .await;
+    eventually("both threads are blocked", async || {
+        (site.history().lines.len() == 2).then_some(())
+    })
+    .await;
     let second = worker(&[]);
     for handle in &handles {
         within(LONG, "it has ended", async || {
             handle.record().await.unwrap().filter(|record| record.state.has_ended())
         })
         .await;
-        assert_eq!(site.starts(handle).len(), 1);
+        assert_eq!(site.starts(handle.id()).len(), 1);
     }
-    assert!(!site.tombstones().contains("dead"), "{}", site.tombstones());
+    assert!(!tombstones(&site).contains("dead"), "{}", tombstones(&site));
     assert!(first.stop().await.success());
     assert!(second.stop().await.success());
 }

@@ -8,7 +8,7 @@ mod unsuitable;
 
 use std::time::{Duration, Instant};
 
-use umbel_broker::{TaskHandle, keys::Shard};
+use umbel_broker::TaskHandle;
 use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
@@ -20,10 +20,6 @@ use umbel_tests::{
 
 /// More than anything here takes; who waits longer waits for ever.
 const LONG: Duration = Duration::from_secs(30);
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
 
 /// How many tasks come due while there is trouble.
 const DUE: usize = 20;

@@ -4,35 +4,18 @@ use std::time::Duration;
 
 use chrono::Utc;
 use umbel_broker::{
-    Consumer, Held, Settlement, Settler, Terms, Verdict,
-    keys::{Shard, Stream},
+    Held, Settlement, Settler, Verdict,
+    keys::Stream,
     liveness::{Cause, Heartbeat},
 };
-use umbel_proto::{Priority, TaskState};
+use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::{eventually, eventually_eq, within},
-    house::House,
-    probe::{Act, Probe},
+    house::{House, terms},
+    probe::{Act, Probe, shard},
 };
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn shard() -> Shard {
-    Shard::first(&"default".parse().unwrap())
-}
-
-fn terms() -> Terms {
-    Terms {
-        priority: Priority::Normal,
-        max_attempts: 3,
-        result_ttl: Duration::from_secs(60),
-        started: Some(Utc::now()),
-    }
-}
-
-fn consumer(house: &House, worker: &str, held: &Held) -> Consumer {
-    Consumer::new(house.client.clone(), worker.to_owned(), vec![shard()], held.clone())
-}
 
 /// Declares a worker dead that was never seen to beat, and adds what it held again.
 async fn bury_worker(house: &House, worker: &str) {
@@ -56,7 +39,7 @@ async fn a_silent_workers_tasks_are_run_by_another() {
     let house = House::start();
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     // A worker that reads and is never heard of again.
-    let taken = consumer(&house, "gone", &Held::default()).fetch(1).await.unwrap();
+    let taken = house.consumer("gone", &Held::default()).fetch(1).await.unwrap();
     assert_eq!(taken.len(), 1);
     let worker = house.worker_with(|settings| settings.lease = Duration::from_secs(12));
     // One missed answer of Redis begins the lease again.
@@ -79,7 +62,7 @@ async fn a_settle_of_what_was_given_to_another_is_refused() {
     let house = House::start();
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     let held = Held::default();
-    let mut zombie = consumer(&house, "zombie", &held);
+    let mut zombie = house.consumer("zombie", &held);
     let [taken] = <[_; 1]>::try_from(zombie.fetch(1).await.unwrap()).unwrap();
     bury_worker(&house, "zombie").await;
 
@@ -108,7 +91,7 @@ async fn one_recovered_entry_does_not_spoil_the_settle_of_the_others() {
     let answers = house.client.enqueue_many(probes).tracked().await.unwrap();
     let handles: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
     let held = Held::default();
-    let taken = consumer(&house, "w", &held).fetch(5).await.unwrap();
+    let taken = house.consumer("w", &held).fetch(5).await.unwrap();
     // Two of five are given to others, as a recovery would.
     for delivery in [&taken[1], &taken[3]] {
         let key = shard().ready(Stream::Normal);
@@ -302,7 +285,7 @@ async fn a_settle_from_before_a_flush_ends_no_other_task() {
     let key = shard().ready(Stream::Normal);
     house.client.enqueue(Probe::new("old", Act::Ok)).await.unwrap();
     let held = Held::default();
-    let [old] = <[_; 1]>::try_from(consumer(&house, "w", &held).fetch(1).await.unwrap()).unwrap();
+    let [old] = <[_; 1]>::try_from(house.consumer("w", &held).fetch(1).await.unwrap()).unwrap();
     let dumped = house.client.enqueue(Probe::new("new", Act::Ok)).await.unwrap();
     let shown = house.redis.cli(&["XRANGE", &key, "-", "+"]);
     assert!(shown.contains(dumped.id().as_str()));
@@ -310,7 +293,7 @@ async fn a_settle_from_before_a_flush_ends_no_other_task() {
     house.redis.cli(&["FLUSHALL"]);
     house.redis.cli(&["XADD", &key, old.entry(), "id", dumped.id().as_str(), "task", "probe"]);
     let other = Held::default();
-    let again = consumer(&house, "w", &other).fetch(1).await.unwrap();
+    let again = house.consumer("w", &other).fetch(1).await.unwrap();
     assert_eq!(again[0].entry(), old.entry());
 
     let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());

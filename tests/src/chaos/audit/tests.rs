@@ -116,6 +116,18 @@ fn a_task_that_was_accepted_and_never_written_is_lost() {
     evidence.ledger = ledger(&[WORKERS]);
     let audit = Audit::of(&evidence);
     assert_eq!(audit.lost, [A, B]);
+    assert!(audit.unwritten.is_empty());
+}
+
+#[test]
+fn how_long_before_a_fault_redis_held_back_what_is_lost_is_told() {
+    let mut evidence = sound();
+    evidence.ledger = ledger(&[WORKERS]);
+    // Both ids say that they were made when the clock began.
+    evidence.faults =
+        [900, 700].map(|wall| Fault::kill(10, Moment { wall, monotonic: 0 })).to_vec();
+    let audit = Audit::of(&evidence);
+    assert_eq!(audit.unwritten, BTreeMap::from([A, B].map(|id| (id.to_owned(), 700))));
 }
 
 #[test]

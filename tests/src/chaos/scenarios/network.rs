@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
+use redis::aio::MultiplexedConnection;
 use tokio::time::{Instant, sleep};
 use umbel_broker::{BrokerSettings, Client};
 
@@ -37,6 +38,9 @@ const CUT_WITHIN: usize = 300;
 
 /// After a silence: a read that lasts 5 s, its margin of 2 s, and what a new connection takes.
 const AFTER_SILENCE: Duration = Duration::from_secs(10);
+
+/// How long workers may take until they all read again.
+const CONNECTED_MAX: Duration = Duration::from_secs(30);
 
 /// How many tasks come in while all workers are deaf.
 const GHOSTS: usize = 16;
@@ -131,6 +135,12 @@ impl Trouble {
     }
 }
 
+/// How many clients are blocked in a read.
+async fn readers(redis: &mut MultiplexedConnection) -> redis::RedisResult<usize> {
+    let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(redis).await?;
+    Ok(clients.lines().filter(|line| line.contains(" flags=b ")).count())
+}
+
 /// Lets one trouble last, and ends it.
 async fn suffer(
     trouble: Trouble,
@@ -153,6 +163,10 @@ async fn suffer(
         }
     }
     if matches!(trouble, Trouble::HalfOpen) {
+        // Some may still wait before they connect again.
+        let mut redis = stage.connection().await?;
+        let all_read = async || readers(&mut redis).await.is_ok_and(|count| count == WORKERS);
+        stage.until("every worker reads", CONNECTED_MAX, all_read).await?;
         let [workers, outside] = &*lines;
         workers.half_open();
         outside.swallow(Way::ToClient);

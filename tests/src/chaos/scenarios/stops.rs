@@ -2,9 +2,14 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use nix::sys::signal::Signal;
-use rand::Rng;
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
+use umbel_broker::CallOptions;
+use umbel_proto::{Priority, TaskId};
 
 use super::Plan;
 use crate::chaos::{
@@ -22,8 +27,11 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Between two stops: some beats, so that one stop is not the end of another.
 const BETWEEN: Duration = Duration::from_secs(7);
 
-/// How long a worker may have nothing to do that takes a while.
-const MIDST_MAX: Duration = Duration::from_secs(30);
+/// How long a worker may take none of the tasks that are offered to all.
+const MIDST_MAX: Duration = Duration::from_secs(60);
+
+/// How soon some worker takes what goes before all else.
+const TAKEN_WITHIN: Duration = Duration::from_millis(500);
 
 const DRAIN_MAX: Duration = Duration::from_secs(180);
 
@@ -33,8 +41,7 @@ struct Size {
     over: Duration,
     /// Which are stopped one after the other, in seconds; each lane has two workers of its own.
     lanes: [&'static [u64]; 3],
-    /// One task in so many takes so long: some run on whoever is stopped.
-    long_in: u32,
+    /// How long a task takes that a stop falls into.
     long: Duration,
 }
 
@@ -42,7 +49,6 @@ const SMOKE: Size = Size {
     tasks: 1_500,
     over: Duration::from_secs(25),
     lanes: [&[5, 10], &[25], &[]],
-    long_in: 25,
     long: Duration::from_secs(8),
 };
 
@@ -50,7 +56,6 @@ const FULL: Size = Size {
     tasks: 40_000,
     over: Duration::from_secs(150),
     lanes: [&[5, 10, 5, 10, 5, 10, 5, 10, 5, 10], &[30, 30, 30, 30], &[60, 60]],
-    long_in: 250,
     long: Duration::from_secs(40),
 };
 
@@ -67,19 +72,17 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     let mut crew = Crew::start(launch, Keeping::Alone, 2 * size.lanes.len());
     stage.ready(&crew).await?;
     let before = crew.living();
-    let mut trials = stage.mix(size.tasks);
-    for trial in &mut trials {
-        if stage.dice.random_ratio(1, size.long_in) {
-            *trial = Trial::new(Act::Sleep(size.long.as_millis() as u64));
-        }
-    }
+    let trials = stage.mix(size.tasks);
     let feed = stage.feed(stage.client.clone(), trials, size.over);
     // All have some of it by then.
     sleep(BETWEEN / 2).await;
     let lane = |n: usize| stop_in_turn(&stage, &crew, size, n);
     let (short, long, longest) = tokio::try_join!(lane(0), lane(1), lane(2))?;
-    let short_stops = short.len();
-    stage.faults = [short, long, longest].concat();
+    let short_stops = short.0.len();
+    for (faults, ids) in [short, long, longest] {
+        stage.faults.extend(faults);
+        stage.accepted.extend(ids);
+    }
     stage.fed(feed).await?;
     let evidence = stage.evidence(&mut crew, DRAIN_MAX).await?;
     let mut report = Report::of(&evidence, 0);
@@ -93,23 +96,28 @@ pub async fn play(plan: Plan) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// Stops the two workers of a lane in turn; what was done, and the tasks that it was done to.
 async fn stop_in_turn(
     stage: &Stage,
     crew: &Crew,
     size: Size,
     lane: usize,
-) -> anyhow::Result<Vec<Fault>> {
-    let mut faults = Vec::new();
-    // Each lane has two workers of its own, in turn.
+) -> anyhow::Result<(Vec<Fault>, Vec<TaskId>)> {
+    let (mut faults, mut ids) = (Vec::new(), Vec::new());
     for (n, seconds) in size.lanes[lane].iter().enumerate() {
         let lasting = Duration::from_secs(*seconds);
         let excuses = lasting >= LEASE;
         let place = 2 * lane + n % 2;
         let pid = crew.pid(place).await;
-        if excuses {
-            // Else it would have nothing to say of what is another's by then.
-            let is_in_midst = async || in_midst(stage, pid, size.long / 2).await;
-            stage.until("it is in the midst of a task", MIDST_MAX, is_in_midst).await?;
+        let began = Instant::now();
+        // Else it would have nothing to say of what is another's by then.
+        while excuses && !in_midst(stage, pid, size.long / 2).await {
+            ensure!(began.elapsed() < MIDST_MAX, "process {pid} takes no task");
+            let key = format!("long{lane}-{}-", ids.len());
+            let long = vec![Trial::new(Act::Sleep(size.long.as_millis() as u64)); crew.len()];
+            let first = |call: &mut CallOptions| call.priority = Some(Priority::High);
+            ids.extend(stage.enqueue_as(&key, long, first).await?);
+            sleep(TAKEN_WITHIN).await;
         }
         let from = Moment::now();
         crew.signal(place, Signal::SIGSTOP).await;
@@ -119,7 +127,7 @@ async fn stop_in_turn(
         faults.push(Fault { what: "SIGSTOP", pid: Some(pid), from, until, excuses });
         sleep(BETWEEN).await;
     }
-    Ok(faults)
+    Ok((faults, ids))
 }
 
 /// Whether a process has begun a long task, not longer ago than this.

@@ -5,19 +5,17 @@ use std::time::Duration;
 
 use chrono::Utc;
 use umbel_broker::{
-    Consumer, Delivery, Held, Settlement, Settler, Terms, Verdict,
+    Delivery, Held, Settlement, Settler, Verdict,
     keys::{self, Stream},
     liveness::{Beats, Cause, Heartbeat},
 };
-use umbel_proto::{Priority, TaskState};
+use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
-    house::House,
-    probe::{Act, Probe},
+    house::{House, terms},
+    probe::{Act, Probe, shard},
     services::RedisServer,
 };
-
-use super::shard;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -53,21 +51,11 @@ impl Fence {
     }
 }
 
-fn consumer(house: &House, held: &Held) -> Consumer {
-    Consumer::new(house.client.clone(), "w".to_owned(), vec![shard()], held.clone())
-}
-
 /// Settles as a worker `w` that is late; how many settles were refused.
 async fn settle_late(house: &House, held: &Held, delivery: Delivery) -> u64 {
     let (settler, settling) = Settler::start(house.client.clone(), "w".to_owned(), held.clone());
-    let terms = Terms {
-        priority: Priority::Normal,
-        max_attempts: 3,
-        result_ttl: LONG,
-        started: Some(Utc::now()),
-    };
     let verdict = Verdict::Complete { output: vec![0x2a] };
-    settler.settle(Settlement { delivery, verdict, terms }).await;
+    settler.settle(Settlement { delivery, verdict, terms: terms() }).await;
     let counts = settler.clone();
     drop(settler);
     eventually_eq("it is answered", 0, async || held.len()).await;
@@ -118,7 +106,8 @@ async fn what_a_dead_worker_held_is_run_by_another_and_its_late_settle_refused_u
         let house = fence.house().await;
         let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
         let held = Held::default();
-        let [taken] = <[_; 1]>::try_from(consumer(&house, &held).fetch(1).await.unwrap()).unwrap();
+        let [taken] =
+            <[_; 1]>::try_from(house.consumer("w", &held).fetch(1).await.unwrap()).unwrap();
         assert!(house.client.declare_dead("w", "", &Cause::Silent, Utc::now()).await.unwrap());
         house.client.recover_all(&shard(), "w", true).await.unwrap();
         assert_eq!(settle_late(&house, &held, taken).await, 1, "{fence:?}");
@@ -138,11 +127,11 @@ async fn a_settle_from_before_a_flush_ends_no_other_task_under_both() {
         let key = shard().ready(Stream::Normal);
         house.client.enqueue(Probe::new("old", Act::Ok)).await.unwrap();
         let held = Held::default();
-        let [old] = <[_; 1]>::try_from(consumer(&house, &held).fetch(1).await.unwrap()).unwrap();
+        let [old] = <[_; 1]>::try_from(house.consumer("w", &held).fetch(1).await.unwrap()).unwrap();
         house.redis.cli(&["FLUSHALL"]);
         let other = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab";
         house.redis.cli(&["XADD", &key, old.entry(), "id", other, "task", "probe"]);
-        let again = consumer(&house, &Held::default()).fetch(1).await.unwrap();
+        let again = house.consumer("w", &Held::default()).fetch(1).await.unwrap();
         assert_eq!(again[0].entry(), old.entry(), "the same entry is pending for the same worker");
         settle_late(&house, &held, old).await;
         assert!(house.redis.cli(&["XRANGE", &key, "-", "+"]).contains(other), "{fence:?}");

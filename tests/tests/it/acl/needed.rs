@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::Utc;
 use umbel_broker::{
-    BrokerSettings, CallOptions, Client, Consumer, Held, NewTask, When,
+    BrokerSettings, CallOptions, Client, Held, NewTask, When,
     liveness::{Cause, Heartbeat},
     slots::EntryRecord,
 };
@@ -12,11 +12,11 @@ use umbel_proto::TaskId;
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
     house::House,
-    probe::{Act, LATER, Probe},
+    probe::{Act, LATER, Probe, shard},
     services::RedisServer,
 };
 
-use super::{commands, shard};
+use super::commands;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -184,8 +184,7 @@ async fn deaths(house: &House) {
     let beat = house.client.heartbeat(&worker, "{}").await.unwrap();
     assert!(matches!(beat, Heartbeat::Alive(_)));
     let held = Held::default();
-    let mut consumer =
-        Consumer::new(house.client.clone(), worker.clone(), vec![shard()], held.clone());
+    let mut consumer = house.consumer(&worker, &held);
     let taken = consumer.fetch(4).await.unwrap();
     assert!(!taken.is_empty());
     // One of them is a ghost without a body.
@@ -194,8 +193,7 @@ async fn deaths(house: &House) {
         &shard().ready(umbel_broker::keys::Stream::Recovered),
         taken[0].entry(),
     ]);
-    let mut again =
-        Consumer::new(house.client.clone(), worker.clone(), vec![shard()], Held::default());
+    let mut again = house.consumer(&worker, &Held::default());
     again.stop().request().await.unwrap();
     again.fetch(4).await.unwrap();
     assert!(!house.client.declare_dead(&worker, "7", &Cause::Silent, Utc::now()).await.unwrap());

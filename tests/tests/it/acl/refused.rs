@@ -1,14 +1,14 @@
 //! What is not on the list is refused, whichever way it is tried, and changes nothing.
 
 use redis::{Connection, RedisResult, Value, cmd};
-use umbel_broker::{BrokerError, BrokerSettings, Client, Consumer, Held};
+use umbel_broker::{BrokerError, BrokerSettings, Client, Held};
 use umbel_tests::{
     house::House,
-    probe::{Act, Probe},
+    probe::{Act, Probe, shard},
     services::RedisServer,
 };
 
-use super::{ROLES, shard};
+use super::ROLES;
 
 const STREAM: &str = "umbel:{default}:ready:normal";
 
@@ -93,8 +93,7 @@ async fn what_no_role_needs_is_refused() {
     let house = House::on(RedisServer::start_restricted());
     house.redis.cli(&["SET", "foreign", "theirs"]);
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
-    let mut consumer =
-        Consumer::new(house.client.clone(), "w".to_owned(), vec![shard()], Held::default());
+    let mut consumer = house.consumer("w", &Held::default());
     assert_eq!(consumer.fetch(1).await.unwrap().len(), 1);
     let stands = || {
         let pending = house.redis.cli(&["XPENDING", STREAM, "workers", "-", "+", "9", "w"]);
@@ -160,8 +159,7 @@ async fn a_client_without_a_command_learns_that_it_is_denied() {
 async fn a_worker_that_may_not_look_says_so() {
     let house = House::on(RedisServer::start_restricted());
     house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
-    let mut consumer =
-        Consumer::new(house.client.clone(), "w".to_owned(), vec![shard()], Held::default());
+    let mut consumer = house.consumer("w", &Held::default());
     let taken = consumer.fetch(1).await.unwrap();
     house.redis.cli(&["ACL", "SETUSER", "worker", "-xpending", "-xinfo"]);
     let now = chrono::Utc::now();
@@ -169,8 +167,7 @@ async fn a_worker_that_may_not_look_says_so() {
     let recovered = house.client.recover(&shard(), "w", true).await.map(drop);
     let started = house.client.start("w", &Held::default(), taken, now).await;
     let started = started.map(drop).map_err(|(_, error)| error);
-    let mut again =
-        Consumer::new(house.client.clone(), "w".to_owned(), vec![shard()], Held::default());
+    let mut again = house.consumer("w", &Held::default());
     let reconciled = again.fetch(1).await.map(drop);
     for (what, answer) in
         [("consumers", asked), ("recover", recovered), ("start", started), ("held", reconciled)]

@@ -103,7 +103,7 @@ async fn a_worker_that_may_not_ask_for_info_says_what_it_cannot_see_and_goes_on(
         }
     }
     let log = roles[1].log();
-    assert_eq!(log.matches("settles compare task ids instead").count(), 1, "{log}");
+    assert_eq!(log.matches("settles compare task ids and attempts instead").count(), 1, "{log}");
     stop(roles).await;
     assert!(town.redis.denied().iter().all(|line| line.ends_with(" command info")));
 }

@@ -127,7 +127,7 @@ async fn a_zombie_of_the_old_server_starts_nothing_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_fence_a_zombie_deletes_the_tasks_of_others() {
-    let by_task = "if ARGV[1] ~= '' or t.body and (field(t.body, 'id') or '') == t.id then";
+    let by_task = "if ARGV[1] ~= '' or is_run(t.body, t.id, t.attempt) then";
     let by_run_id = "return run_id() == run and";
     for (fence, line, instead) in
         [(Fence::RunId, by_run_id, "return"), (Fence::TaskId, by_task, "if true then")]

@@ -1,18 +1,17 @@
 //! A real process that is stopped with an answer in its socket that it has not read: the task is
 //! given to another, and the stopped one does not start it when it goes on.
 
-use std::{env, fs, path::PathBuf, time::Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use umbel_broker::keys;
-use umbel_proto::QueueName;
+use umbel_broker::keys::{self, Shard};
 use umbel_tests::{
     chaos::{
-        history::{Event, History},
-        probe::{HISTORY, QUEUE, Trial},
+        probe::{Act, QUEUE, Trial},
+        site::Site,
     },
     eventually::within,
-    process::{Launch, Process},
+    process::Process,
 };
 
 use super::*;
@@ -26,86 +25,45 @@ const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 /// How often it is tried to stop a process while its read is blocked.
 const TRIES: usize = 10;
 
-struct Site {
-    redis: RedisServer,
-    client: Client,
-    shard: Shard,
-    history: PathBuf,
+/// The worker ids that a process has told of, the first one first.
+fn ids_of(site: &Site, process: &Process) -> Vec<String> {
+    let told = site.redis.cli(&["HGETALL", keys::worker_info()]);
+    let lines: Vec<&str> = told.lines().collect();
+    let is_its = |info: &str| info.contains(&format!("\"pid\":{},", process.pid()));
+    let its = lines.chunks_exact(2).filter(|pair| is_its(pair[1]));
+    its.map(|pair| pair[0].to_owned()).collect()
 }
 
-impl Drop for Site {
-    fn drop(&mut self) {
-        // There is none if no task was started.
-        fs::remove_file(&self.history).ok();
-    }
+fn is_blocked(site: &Site, worker: &str) -> bool {
+    let clients = site.redis.cli(&["CLIENT", "LIST"]);
+    let name = format!("name=umbel:worker:{worker}");
+    clients.lines().any(|line| line.contains(&name) && line.contains("flags=b"))
 }
 
-impl Site {
-    fn new() -> Self {
-        let redis = RedisServer::start();
-        let client = Client::open(&BrokerSettings::new(redis.url_as("worker")), "test").unwrap();
-        let queue: QueueName = QUEUE.parse().unwrap();
-        let name = format!("umbel-history-{}", uuid::Uuid::new_v4().simple());
-        Self { redis, client, shard: Shard::first(&queue), history: env::temp_dir().join(name) }
-    }
+fn holds(site: &Site, worker: &str) -> bool {
+    let stream = Shard::first(&QUEUE.parse().unwrap()).ready(Stream::Normal);
+    let ask = ["XPENDING", &stream, keys::GROUP, "-", "+", "10", worker];
+    !site.redis.cli(&ask).is_empty()
+}
 
-    fn worker(&self) -> Process {
-        Launch::new("umbel-probe", &["worker"])
-            .env("REDIS_URL", self.redis.url_as("worker"))
-            .env("PORT", 0)
-            .env("JWT_SECRET", "0123456789abcdef0123456789abcdef")
-            .env("LEASE", "12s")
-            .env(HISTORY, self.history.display())
-            .start()
-    }
-
-    /// The worker ids that a process has told of, the first one first.
-    fn ids_of(&self, process: &Process) -> Vec<String> {
-        let told = self.redis.cli(&["HGETALL", keys::worker_info()]);
-        let lines: Vec<&str> = told.lines().collect();
-        let is_its = |info: &str| info.contains(&format!("\"pid\":{},", process.pid()));
-        let its = lines.chunks_exact(2).filter(|pair| is_its(pair[1]));
-        its.map(|pair| pair[0].to_owned()).collect()
-    }
-
-    fn is_blocked(&self, worker: &str) -> bool {
-        let clients = self.redis.cli(&["CLIENT", "LIST"]);
-        let name = format!("name=umbel:worker:{worker}");
-        clients.lines().any(|line| line.contains(&name) && line.contains("flags=b"))
-    }
-
-    fn holds(&self, worker: &str) -> bool {
-        let stream = self.shard.ready(Stream::Normal);
-        let ask = ["XPENDING", &stream, keys::GROUP, "-", "+", "10", worker];
-        !self.redis.cli(&ask).is_empty()
-    }
-
-    /// The processes that started a task, in order.
-    fn starts(&self, task: &TaskId) -> Vec<u32> {
-        let history = History::read(&self.history).unwrap();
-        let of_it = history.of(Event::Start).filter(|line| line.task == *task);
-        of_it.map(|line| line.pid).collect()
-    }
-
-    /// Untracked: then nothing but the worker's own heartbeat tells it that it must not start.
-    async fn enqueue(&self) -> TaskId {
-        let trial = Trial::new(umbel_tests::chaos::probe::Act::Go);
-        self.client.enqueue(trial).untracked().await.unwrap().id().clone()
-    }
+/// Untracked: then nothing but the worker's own heartbeat tells it that it must not start.
+async fn enqueue(site: &Site) -> TaskId {
+    let trial = Trial::new(Act::Go);
+    site.client.enqueue(trial).untracked().await.unwrap().id().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_stopped_with_an_unread_answer_starts_nothing_of_it_when_it_goes_on() {
     let site = Site::new();
-    let stopped = site.worker();
+    let stopped = site.launch("worker", &[]);
     let id = within(RECOVERED_WITHIN, "it is ready", async || {
-        let id = site.ids_of(&stopped).pop()?;
-        site.is_blocked(&id).then_some(id)
+        let id = ids_of(&site, &stopped).pop()?;
+        is_blocked(&site, &id).then_some(id)
     })
     .await;
     let (task, since) = read_while_stopped(&site, &stopped, &id).await;
 
-    let other = site.worker();
+    let other = site.launch("worker", &[]);
     within(RECOVERED_WITHIN, "another runs it", async || {
         (site.starts(&task) == [other.pid()]).then_some(())
     })
@@ -114,14 +72,14 @@ async fn a_process_that_was_stopped_with_an_unread_answer_starts_nothing_of_it_w
     stopped.signal(Signal::SIGCONT);
     // It has found that it was declared dead, has ended that life, and works on under another id.
     within(RECOVERED_WITHIN, "it works on", async || {
-        let ids = site.ids_of(&stopped);
-        ids.iter().any(|other| *other != id && site.is_blocked(other)).then_some(())
+        let ids = ids_of(&site, &stopped);
+        ids.iter().any(|other| *other != id && is_blocked(&site, other)).then_some(())
     })
     .await;
     assert_eq!(site.starts(&task), [other.pid()]);
     // Both are there for what comes.
     other.stop().await;
-    let next = site.enqueue().await;
+    let next = enqueue(&site).await;
     within(RECOVERED_WITHIN, "it runs what comes", async || {
         (site.starts(&next) == [stopped.pid()]).then_some(())
     })
@@ -133,11 +91,11 @@ async fn a_process_that_was_stopped_with_an_unread_answer_starts_nothing_of_it_w
 /// Stops the process, and enqueues a task that Redis then gives to its blocked read.
 async fn read_while_stopped(site: &Site, process: &Process, id: &str) -> (TaskId, Instant) {
     for _ in 0..TRIES {
-        eventually("its read is blocked", async || site.is_blocked(id).then_some(())).await;
+        eventually("its read is blocked", async || is_blocked(site, id).then_some(())).await;
         process.signal(Signal::SIGSTOP);
         let since = Instant::now();
-        let task = site.enqueue().await;
-        if site.holds(id) {
+        let task = enqueue(site).await;
+        if holds(site, id) {
             return (task, since);
         }
         // Its read had ended by itself; it is run as any other.

@@ -239,7 +239,7 @@ impl Protocol {
     pub fn ghost(&self, state: &State, at: usize) -> Option<Entry> {
         let (worker, id) = (&state.workers[at], state.id(at));
         let unknown =
-            |entry: &&Entry| entry.owner == Some(id) && worker.known & (1 << entry.id) == 0;
+            |entry: &&Entry| entry.owner == Some(id) && !worker.known.contains(&entry.known());
         let ghost = state.data.stream.iter().find(unknown)?;
         self.has_room(worker).then_some(*ghost)
     }

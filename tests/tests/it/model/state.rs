@@ -1,5 +1,7 @@
 //! What there is at a moment: the data of the server and of its replica, and what everybody knows.
 
+use std::collections::BTreeSet;
+
 use super::rules::Faults;
 
 pub const TASKS: usize = 2;
@@ -101,6 +103,21 @@ pub struct Run {
     pub phase: Phase,
 }
 
+/// An entry and the run that it is.
+pub type Known = (u8, u8, u8);
+
+impl Run {
+    pub fn known(&self) -> Known {
+        (self.entry, self.task, self.counters.attempt)
+    }
+}
+
+impl Entry {
+    pub fn known(&self) -> Known {
+        (self.id, self.task, self.counters.attempt)
+    }
+}
+
 /// A worker process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Worker {
@@ -112,8 +129,8 @@ pub struct Worker {
     pub read_late: bool,
     /// What is read on its connection belongs to; `None` without a connection.
     pub link: Option<Epoch>,
-    /// The ids of the entries it knows of, a bit each.
-    pub known: u32,
+    /// The entries it knows of, each with its task and attempt.
+    pub known: BTreeSet<Known>,
     pub runs: Vec<Run>,
 }
 
@@ -233,7 +250,7 @@ impl State {
             stale: false,
             read_late: false,
             link: Some(Epoch { run: 1, generation: 1 }),
-            known: 0,
+            known: BTreeSet::new(),
             runs: Vec::new(),
         };
         Self {

@@ -99,7 +99,7 @@ impl Protocol {
             if !self.rules.tagged_before_read {
                 run.tag = now;
             }
-            worker.known |= 1 << run.entry;
+            worker.known.insert(run.known());
         }
     }
 
@@ -119,7 +119,7 @@ impl Protocol {
         worker.link = Some(tag);
         if let Some(entry) = ghost {
             log.event(Event::GhostAdopted);
-            worker.known |= 1 << entry.id;
+            worker.known.insert(entry.known());
             take(worker, &entry, tag, Phase::Held, log);
         }
     }
@@ -272,7 +272,7 @@ fn begin_anew(worker: &mut Worker) {
     worker.stale = false;
     worker.read_late = false;
     worker.link = None;
-    worker.known = 0;
+    worker.known.clear();
 }
 
 fn take(worker: &mut Worker, entry: &Entry, tag: Epoch, phase: Phase, log: &mut Log) {
@@ -289,8 +289,7 @@ fn take(worker: &mut Worker, entry: &Entry, tag: Epoch, phase: Phase, log: &mut 
 fn forget(worker: &mut Worker, n: usize) {
     let run = worker.runs.remove(n);
     if run.n == worker.n {
-        // By the entry's id alone, as the workers do.
-        worker.known &= !(1 << run.entry);
+        worker.known.remove(&run.known());
     }
 }
 

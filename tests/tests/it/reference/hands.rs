@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use umbel_broker::keys::Stream;
 
 use super::{
-    log::Body,
+    log::{Body, Run},
     model::State,
     settle::Epoch,
     words::{Answer, End, Seen, Stamp, Worker},
@@ -24,8 +24,8 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    fn known(&self) -> (Stream, u32, usize) {
-        (self.stream, self.entry, self.body.task)
+    fn known(&self) -> (Stream, u32, Run) {
+        (self.stream, self.entry, self.body.run())
     }
 }
 
@@ -33,9 +33,9 @@ impl Delivery {
 #[derive(Debug, Clone, Default)]
 pub struct Hands {
     pub hand: Vec<Delivery>,
-    /// The entries that it knows of, whose settle was not answered, and the task of each: after a
+    /// The entries that it knows of, whose settle was not answered, and the run of each: after a
     /// loss of data one entry may mean two.
-    pub held: BTreeSet<(Stream, u32, usize)>,
+    pub held: BTreeSet<(Stream, u32, Run)>,
     pub reader: Option<Reading>,
 }
 
@@ -66,8 +66,8 @@ impl State {
         let held = &self.hands(worker).held;
         let is_known = |(entry, stream): &(u32, Stream)| {
             let body = self.server.ready(*stream).entries.get(entry);
-            held.iter().any(|(in_stream, known, task)| {
-                (in_stream, known) == (stream, entry) && body.is_none_or(|body| body.task == *task)
+            held.iter().any(|(in_stream, known, run)| {
+                (in_stream, known) == (stream, entry) && body.is_none_or(|body| body.run() == *run)
             })
         };
         let mut ghosts: Vec<_> = pending.filter(|ghost| !is_known(ghost)).collect();
@@ -228,7 +228,7 @@ impl State {
     }
 
     /// After a change of epoch: keeps what the server still knows as this worker's, same entry
-    /// and same task.
+    /// and same run.
     fn revalidate<T>(
         &mut self,
         worker: Worker,
@@ -240,8 +240,8 @@ impl State {
         for mut item in items {
             let here = delivery(&mut item);
             let log = self.server.ready(here.stream);
-            let same = log.entries.get(&here.entry).is_some_and(|body| body.task == here.body.task);
-            if same && log.is_pending_of(worker, here.entry) {
+            let there = log.entries.get(&here.entry).map(Body::run);
+            if there == Some(here.body.run()) && log.is_pending_of(worker, here.entry) {
                 here.epoch = epoch;
                 valid.push(item);
             } else {

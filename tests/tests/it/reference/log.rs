@@ -16,6 +16,15 @@ pub struct Body {
     pub parked: Option<Stamp>,
 }
 
+/// A task and its attempt.
+pub type Run = (usize, u32);
+
+impl Body {
+    pub fn run(&self) -> Run {
+        (self.task, self.attempt)
+    }
+}
+
 /// A stream. Its entries are numbered in the order in which they were added, from one.
 #[derive(Debug, Clone, Default)]
 pub struct Log {

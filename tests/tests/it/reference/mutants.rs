@@ -54,9 +54,11 @@ mutants! {
             " and generation(control) == gen" => "",
             By(scenarios::settles_after_a_flush);
         "where the server is hidden, tasks are not compared":
-            "if ARGV[1] ~= '' or t.body and (field(t.body, 'id') or '') == t.id then"
-            => "if true then",
+            "if ARGV[1] ~= '' or is_run(t.body, t.id, t.attempt) then" => "if true then",
             By(scenarios::settles_after_a_fail_over_that_is_hidden);
+        "where the server is hidden, tasks are compared and not their attempts":
+            " and (field(fields, 'attempt') or '') == attempt" => "",
+            By(scenarios::settles_an_earlier_attempt_that_is_hidden);
         "a suspect that ended stays one":
             "redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry)" => "",
             Chance(23);
@@ -102,8 +104,11 @@ mutants! {
             " and generation(control) == gen" => "",
             By(scenarios::starts_after_a_flush);
         "where the server is hidden, tasks are not compared":
-            "(field(there, 'id') or '') == id" => "true",
+            "is_run(body(key, entry), id, attempt)" => "true",
             By(scenarios::starts_after_a_fail_over_that_is_hidden);
+        "where the server is hidden, tasks are compared and not their attempts":
+            " and (field(fields, 'attempt') or '') == attempt" => "",
+            By(scenarios::starts_an_earlier_attempt_that_is_hidden);
         "a suspect's start is not noted":
             "redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4])" => "",
             By(scenarios::charges_the_one_that_was_started);
@@ -210,6 +215,9 @@ mutants! {
         "a worker takes in what others hold":
             "'-', '+', ARGV[2], ARGV[1])" => "'-', '+', ARGV[2])",
             Chance(2);
+        "which attempt a worker holds is not told":
+            "fields and field(fields, 'attempt') or ''" => "''",
+            By(scenarios::goes_on_after_a_restart);
     }
     "heartbeat" {
         "who was declared dead lives on":

@@ -105,6 +105,40 @@ pub fn starts_after_a_flush() -> Scenario {
     starts_after(&[Command::Flush])
 }
 
+/// A worker does something with an attempt that it read from a server that lost it since; the id is
+/// the next attempt of the same task by now, in its own hands.
+fn earlier_attempt_after_a_fail_over(what: Command) -> Scenario {
+    scenario([
+        enqueue([CALL]),
+        fetch(Worker::A, 1),
+        settle(Worker::A, [end(0, Verdict::Retry(Delay::Soon))]),
+        Command::Replicate,
+        enqueue([CALL]),
+        Command::Tick(Clock::Right),
+        fetch(Worker::A, 2),
+        Command::FailOver,
+        Command::Tick(Clock::Right),
+        fetch(Worker::A, 1),
+        settle(Worker::A, [end(2, Verdict::Retry(Delay::Soon))]),
+        Command::Tick(Clock::Right),
+        fetch(Worker::A, 1),
+        what,
+    ])
+}
+
+pub fn settles_an_earlier_attempt() -> Scenario {
+    earlier_attempt_after_a_fail_over(settle(Worker::A, [end(1, Verdict::Complete)]))
+}
+
+pub fn settles_an_earlier_attempt_that_is_hidden() -> Scenario {
+    settles_an_earlier_attempt().blind()
+}
+
+pub fn starts_an_earlier_attempt_that_is_hidden() -> Scenario {
+    let start = Command::Start { worker: Worker::A, picks: vec![1] };
+    earlier_attempt_after_a_fail_over(start).blind()
+}
+
 /// What a worker has read is given to another by a server that does not know that, nor tells that
 /// it is another server.
 pub fn starts_what_another_has_read_since() -> Scenario {
@@ -229,7 +263,6 @@ pub fn fills_up() -> Scenario {
     scenario([Command::Cap(Some(3)), enqueue([CALL, known, late, CALL]), enqueue([known, CALL])])
 }
 
-/// All of them, by name.
 /// A name, and what makes the scenario.
 type Named = (&'static str, fn() -> Scenario);
 
@@ -240,6 +273,9 @@ pub const ALL: &[Named] = &[
     ("starts_after_a_fail_over_that_is_hidden", starts_after_a_fail_over_that_is_hidden),
     ("settles_after_a_flush", settles_after_a_flush),
     ("starts_after_a_flush", starts_after_a_flush),
+    ("settles_an_earlier_attempt", settles_an_earlier_attempt),
+    ("settles_an_earlier_attempt_that_is_hidden", settles_an_earlier_attempt_that_is_hidden),
+    ("starts_an_earlier_attempt_that_is_hidden", starts_an_earlier_attempt_that_is_hidden),
     ("starts_what_another_has_read_since", starts_what_another_has_read_since),
     ("goes_on_after_a_restart", goes_on_after_a_restart),
     ("recovers_in_batches", recovers_in_batches),

@@ -19,10 +19,10 @@ impl Server {
         (if self.hides_run { 0 } else { self.run }, self.generation)
     }
 
-    /// Where the server hides which start it is, an entry must still be of the same task.
+    /// Where the server hides which start it is, an entry must still be of the same run.
     fn means_the_same(&self, delivery: &Delivery) -> bool {
         let body = self.ready(delivery.stream).entries.get(&delivery.entry);
-        !self.hides_run || body.is_some_and(|body| body.task == delivery.body.task)
+        !self.hides_run || body.map(Body::run) == Some(delivery.body.run())
     }
 
     /// `None`: the fence. Otherwise of each whether the worker still holds it.

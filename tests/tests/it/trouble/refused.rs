@@ -13,11 +13,11 @@ use umbel_broker::{BrokerError, BrokerSettings, Client};
 use umbel_proto::TaskState;
 use umbel_tests::{
     eventually::eventually,
-    probe::{Act, Probe},
+    probe::{Act, Probe, shard},
     services::RedisServer,
 };
 
-use super::{AtWork, LONG, shard};
+use super::{AtWork, LONG};
 
 /// Longer than a heartbeat, a tick and the longest pause of every loop: each meets the trouble.
 const LASTS: Duration = Duration::from_secs(4);
