@@ -79,6 +79,11 @@ impl Problem {
         self
     }
 
+    /// What it says, for an answer that holds several.
+    pub(crate) fn into_parts(self) -> (StatusCode, Option<String>, Vec<FieldError>) {
+        (self.status, self.detail, self.errors)
+    }
+
     /// Names a part of the request that is wrong.
     pub fn error(mut self, error: FieldError) -> Self {
         self.errors.push(error);

@@ -3,6 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use axum::{Router, http::StatusCode, middleware};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use umbel_broker::Client;
 use umbel_proto::Catalog;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -13,7 +15,7 @@ use crate::{
     edge,
     problem::Problem,
     routes::{
-        Shared, docs, enqueue,
+        LISTENERS_MOST, Shared, batch, docs, enqueue, events,
         health::{self, Readiness, broker_check},
         queues, tasks,
     },
@@ -27,6 +29,7 @@ pub struct Api {
     catalog: Arc<Catalog>,
     application: OpenApiRouter,
     checks: Vec<ReadinessCheck>,
+    closing: CancellationToken,
 }
 
 impl Api {
@@ -51,7 +54,14 @@ impl Api {
             client,
             catalog,
             application,
+            closing: CancellationToken::new(),
         })
+    }
+
+    /// Lets those who follow a task go when the server stops; without it they hold a shutdown up.
+    pub fn closing(mut self, closing: CancellationToken) -> Self {
+        self.closing = closing;
+        self
     }
 
     /// Adds what `/readyz` looks at, beside the broker.
@@ -66,6 +76,8 @@ impl Api {
             client: self.client,
             shown: Arc::new(tasks::catalogue(&self.catalog)),
             catalog: self.catalog.clone(),
+            listeners: Arc::new(Semaphore::new(LISTENERS_MOST)),
+            closing: self.closing,
         };
         let readiness = Arc::new(Readiness::new(self.checks));
         let door = middleware::from_fn_with_state(Arc::new(self.verifier), require_token);
@@ -88,7 +100,9 @@ impl Api {
 fn own_routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(tasks::list))
-        .routes(routes!(enqueue::create, tasks::read))
+        .routes(routes!(batch::create))
+        .routes(routes!(enqueue::create, tasks::read, tasks::cancel))
+        .routes(routes!(events::follow))
         .routes(routes!(queues::list))
 }
 

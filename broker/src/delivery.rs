@@ -42,6 +42,8 @@ pub struct Delivery {
     pub(crate) key: EntryKey,
     pub(crate) epoch: Arc<Epoch>,
     pub(crate) run: Run,
+    /// Who has asked for its end before it was started.
+    pub cancelled_by: Option<String>,
     /// What came, or why it cannot be read.
     pub contents: Result<Contents, EnvelopeError>,
 }
@@ -77,7 +79,7 @@ impl Delivery {
             envelope.env = Vec::new();
             Ok(Contents { envelope, body, parked })
         });
-        Self { key, epoch, run, contents }
+        Self { key, epoch, run, cancelled_by: None, contents }
     }
 
     /// What the entry has as its task's id, for logs; empty where it has none.

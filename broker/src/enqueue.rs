@@ -28,6 +28,9 @@ pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest idempotency key, so that keys cannot fill Redis.
 pub(crate) const IDEMPOTENCY_KEY_LONGEST: usize = 255;
 
+/// The longest name of an owner: 255 characters of any script.
+pub(crate) const OWNER_LONGEST: usize = 1_024;
+
 /// A task on its way in, with arguments packed and names checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NewTask {
@@ -58,13 +61,30 @@ pub struct CallOptions {
     pub idempotency_key: Option<String>,
     /// Whether every state is written, not only the end.
     pub tracked: bool,
+    /// No attempt starts after this. Default: never too late.
+    pub expires: Option<When>,
+    /// Who may see and cancel it from outside. At most 1 KiB.
+    pub owner: Option<String>,
 }
 
-/// When a task may start.
+/// A moment, by its distance or by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum When {
     In(Duration),
     At(DateTime<Utc>),
+}
+
+impl When {
+    /// By the clock of whoever asks; what is out of all range is the end of time.
+    fn from(self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::At(at) => at,
+            Self::In(delay) => chrono::Duration::from_std(delay)
+                .ok()
+                .and_then(|delay| now.checked_add_signed(delay))
+                .unwrap_or(DateTime::<Utc>::MAX_UTC),
+        }
+    }
 }
 
 /// A task that was accepted.
@@ -98,7 +118,7 @@ impl NewTask {
         })
     }
 
-    fn body(&self) -> Body {
+    fn body(&self, now: DateTime<Utc>) -> Body {
         Body {
             args: self.args.clone(),
             priority: self.call.priority,
@@ -106,6 +126,8 @@ impl NewTask {
             time_limit_ms: self.call.time_limit.map(|limit| limit.as_millis() as u64),
             result_ttl_s: self.call.result_ttl.map(|ttl| ttl.as_secs()),
             tracked: self.call.tracked,
+            expires_ms: self.call.expires.map(|at| at.from(now).timestamp_millis()),
+            owner: self.call.owner.clone(),
         }
     }
 
@@ -117,13 +139,7 @@ impl NewTask {
     }
 
     fn due(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let due = match self.call.when? {
-            When::At(at) => at,
-            When::In(delay) => chrono::Duration::from_std(delay)
-                .ok()
-                .and_then(|delay| now.checked_add_signed(delay))
-                .unwrap_or(DateTime::<Utc>::MAX_UTC),
-        };
+        let due = self.call.when?.from(now);
         (due > now).then_some(due)
     }
 }
@@ -138,6 +154,7 @@ struct Sealed {
     tracked: bool,
     max_attempts: u32,
     ttl_s: u64,
+    owner: String,
 }
 
 impl Sealed {
@@ -147,9 +164,12 @@ impl Sealed {
         if given && !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) {
             return Err(BrokerError::IdempotencyKey);
         }
+        if new.call.owner.as_ref().is_some_and(|owner| owner.len() > OWNER_LONGEST) {
+            return Err(BrokerError::Owner);
+        }
         let id = TaskId::new(&new.queue, Uuid::now_v7());
         Ok(Self {
-            envelope: Envelope::seal(id, new.task.clone(), &new.body(), now)?,
+            envelope: Envelope::seal(id, new.task.clone(), &new.body(now), now)?,
             stream: new.call.priority.unwrap_or(new.priority).into(),
             due: new.due(now).map(|at| at.timestamp_millis().to_string()).unwrap_or_default(),
             fingerprint: if key.is_empty() { String::new() } else { new.fingerprint()? },
@@ -157,6 +177,7 @@ impl Sealed {
             tracked: new.call.tracked,
             max_attempts: new.call.max_attempts.unwrap_or(new.max_attempts).max(1),
             ttl_s: ttl_s(new.call.result_ttl.unwrap_or(new.result_ttl)),
+            owner: new.call.owner.clone().unwrap_or_default(),
         })
     }
 }
@@ -245,6 +266,7 @@ impl Client {
                 .arg(u8::from(task.tracked))
                 .arg(task.max_attempts)
                 .arg(task.ttl_s)
+                .arg(&task.owner)
                 .arg(envelope.id.as_str())
                 .arg(envelope.task.as_str())
                 .arg(envelope.enqueued.timestamp_millis())
@@ -313,6 +335,17 @@ impl<T: Task> Enqueue<T> {
     /// How long one attempt may run. Default: the task's own.
     pub fn time_limit(self, limit: Duration) -> Self {
         self.set(|call| call.time_limit = Some(limit))
+    }
+
+    /// Is not started any more after so long; then it ends as expired, whatever attempt it is.
+    /// By the clocks of who enqueues and of the worker. Default: never too late.
+    pub fn expires_in(self, after: Duration) -> Self {
+        self.set(|call| call.expires = Some(When::In(after)))
+    }
+
+    /// As [`expires_in`](Self::expires_in), by a moment.
+    pub fn expires_at(self, at: DateTime<Utc>) -> Self {
+        self.set(|call| call.expires = Some(When::At(at)))
     }
 
     /// How long state and result are kept after the end. Default: the task's own.

@@ -28,6 +28,12 @@ pub enum BrokerError {
     /// The idempotency key is empty or too long.
     #[error("an idempotency key has 1 to {} bytes", crate::enqueue::IDEMPOTENCY_KEY_LONGEST)]
     IdempotencyKey,
+    /// The name of who owns or cancels a task is too long.
+    #[error("the name of an owner has at most {} bytes", crate::enqueue::OWNER_LONGEST)]
+    Owner,
+    /// A progress is too large.
+    #[error("a progress has at most {} bytes", crate::cancel::PROGRESS_LONGEST)]
+    Progress,
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] NameError),

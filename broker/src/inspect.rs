@@ -4,7 +4,8 @@ use std::{collections::HashMap, str::FromStr};
 
 use chrono::{DateTime, Utc};
 use redis::{cmd, pipe};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use umbel_proto::{QueueName, TaskId, TaskName, TaskState};
 
 use crate::{
@@ -26,8 +27,29 @@ pub struct TaskRecord {
     pub finished: Option<DateTime<Utc>>,
     pub worker: Option<String>,
     pub error: Option<String>,
+    /// Runs that failed and were tried again, the first one first; at most the last twenty.
+    pub past: Vec<PastRun>,
+    /// How far its run is, as the handler says it.
+    pub progress: Option<Value>,
+    /// Who has asked for its end, whether or not it has come to that.
+    pub cancelled_by: Option<String>,
+    /// Whose it is, where it came in over HTTP.
+    pub owner: Option<String>,
     /// The encoded output of a task that succeeded.
     pub result: Option<Vec<u8>>,
+}
+
+/// A run that failed and was tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PastRun {
+    #[serde(default)]
+    pub attempt: u32,
+    #[serde(with = "chrono::serde::ts_milliseconds_option")]
+    pub started: Option<DateTime<Utc>>,
+    #[serde(with = "chrono::serde::ts_milliseconds_option")]
+    pub finished: Option<DateTime<Utc>>,
+    pub worker: String,
+    pub error: String,
 }
 
 /// How a queue stands.
@@ -117,6 +139,19 @@ impl Client {
     }
 }
 
+fn past_runs(fields: &HashMap<String, Vec<u8>>) -> Vec<PastRun> {
+    let mut past: Vec<PastRun> = fields
+        .iter()
+        .filter_map(|(name, json)| {
+            let attempt = name.strip_prefix("attempt:")?.parse().ok()?;
+            let run: PastRun = serde_json::from_slice(json).ok()?;
+            Some(PastRun { attempt, ..run })
+        })
+        .collect();
+    past.sort_by_key(|run| run.attempt);
+    past
+}
+
 fn record(id: &TaskId, fields: &HashMap<String, Vec<u8>>) -> Option<TaskRecord> {
     let text = |name: &str| std::str::from_utf8(fields.get(name)?).ok();
     fn parsed<T: FromStr>(text: Option<&str>) -> Option<T> {
@@ -135,6 +170,11 @@ fn record(id: &TaskId, fields: &HashMap<String, Vec<u8>>) -> Option<TaskRecord> 
         finished: time("finished"),
         worker: text("worker").map(str::to_owned),
         error: text("error").map(str::to_owned),
+        past: past_runs(fields),
+        // Written by hand, it may be anything.
+        progress: text("progress").and_then(|json| serde_json::from_str(json).ok()),
+        cancelled_by: text("cancel").map(str::to_owned),
+        owner: text("owner").map(str::to_owned),
         result: fields.get("result").cloned(),
     })
 }

@@ -117,11 +117,6 @@ impl Shard {
         format!("umbel:{{{}}}:task:{id}", self.tag)
     }
 
-    /// ZSET: task id → when the mark may be forgotten.
-    pub fn cancelled(&self) -> String {
-        format!("umbel:{{{}}}:cancelled", self.tag)
-    }
-
     /// STRING with TTL: the task id that the key stands for, and a hash of the call.
     pub fn idempotency(&self, key: &str) -> String {
         format!("umbel:{{{}}}:idempotency:{key}", self.tag)
@@ -177,6 +172,11 @@ pub fn heartbeat() -> &'static str {
 /// HASH: worker → JSON for people.
 pub fn worker_info() -> &'static str {
     "umbel:{workers}:info"
+}
+
+/// HASH with TTL: task → who wants its run on that worker ended.
+pub fn asked(worker: &str) -> String {
+    format!("umbel:{{workers}}:asked:{worker}")
 }
 
 /// HASH: schedule entry → JSON.
@@ -257,7 +257,6 @@ mod tests {
             shard.waiting(),
             shard.dead(),
             shard.task(&id),
-            shard.cancelled(),
             shard.idempotency("k"),
             shard.unique("h"),
             shard.suspects(),

@@ -8,6 +8,7 @@
 //! - [`slots`]: the slots of schedules
 //! - [`keys`]: what is stored where
 
+mod cancel;
 mod client;
 mod connection;
 mod consumer;
@@ -27,12 +28,13 @@ pub mod shard;
 pub mod slots;
 mod wait;
 
+pub use cancel::Cancel;
 pub use client::Client;
 pub use consumer::{Consumer, Stop};
 pub use delivery::{Contents, Delivery, Held, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
-pub use inspect::{QueueStatus, TaskRecord};
+pub use inspect::{PastRun, QueueStatus, TaskRecord};
 #[doc(hidden)]
 pub use script::Scripts;
 pub use settings::BrokerSettings;

@@ -22,6 +22,8 @@ pub struct Beats {
     /// Which start of which server answered; empty where it hides that.
     pub server: String,
     pub of: HashMap<String, Beat>,
+    /// Tasks that the caller runs and somebody wants ended: id → who.
+    pub asked: HashMap<String, String>,
 }
 
 /// Another worker as Redis has it.
@@ -98,6 +100,13 @@ impl Beat {
     }
 }
 
+fn alive(answer: &[String]) -> Option<Beats> {
+    let [server, asked, flat @ ..] = answer else { return None };
+    let (asked, beats) = flat.split_at_checked(asked.parse().ok()?)?;
+    let asked = asked.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+    Some(Beats { server: server.clone(), of: read(beats), asked: asked.collect() })
+}
+
 fn read(flat: &[String]) -> HashMap<String, Beat> {
     let pairs = flat.chunks_exact(2);
     pairs.map(|pair| (pair[0].clone(), Beat::read(&pair[1]))).collect()
@@ -107,15 +116,14 @@ impl Client {
     /// Counts one beat of `worker`; `info` is JSON for people.
     pub async fn heartbeat(&self, worker: &str, info: &str) -> Result<Heartbeat, BrokerError> {
         let mut call = self.scripts().heartbeat.key(keys::heartbeat());
-        call.key(keys::worker_info()).arg(worker).arg(info);
+        call.key(keys::worker_info()).key(keys::asked(worker)).arg(worker).arg(info);
         let answer: Vec<String> = self.call(&call).await?;
-        match answer.as_slice() {
-            [word] if word == "FENCED" => Ok(Heartbeat::Fenced),
-            [server, flat @ ..] => {
-                Ok(Heartbeat::Alive(Beats { server: server.clone(), of: read(flat) }))
-            }
-            [] => Err(BrokerError::Unexpected("a heartbeat was not answered".to_owned())),
+        if answer.first().is_some_and(|word| word == "FENCED") {
+            return Ok(Heartbeat::Fenced);
         }
+        let beats = alive(&answer)
+            .ok_or_else(|| BrokerError::Unexpected("a heartbeat was not answered".to_owned()))?;
+        Ok(Heartbeat::Alive(beats))
     }
 
     /// Declares `worker` dead if its beat is still `observed` (`""`: it has none). Whether it was

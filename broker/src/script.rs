@@ -37,6 +37,8 @@ scripts! {
     tick: "#!lua flags=allow-oom", ["entry.lua", "waiting.lua", "tick.lua"];
     unpark: "#!lua flags=allow-oom", ["entry.lua", "waiting.lua", "unpark.lua"];
     heartbeat: "#!lua flags=allow-oom", ["fence.lua", "heartbeat.lua"];
+    cancel: "#!lua flags=allow-oom", ["entry.lua", "waiting.lua", "cancel.lua"];
+    progress: "#!lua", ["progress.lua"];
     declare: "#!lua flags=allow-oom", ["declare.lua"];
     bury_boot: "#!lua flags=allow-oom", ["bury_boot.lua"];
     recover: "#!lua flags=allow-oom", ["entry.lua", "recover.lua"];

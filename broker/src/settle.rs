@@ -111,6 +111,15 @@ pub(crate) enum Answer {
     Gone,
 }
 
+/// What a start was answered with.
+enum Started {
+    Runs,
+    /// The entry is not ours any more.
+    Gone,
+    /// Somebody has asked for its end.
+    Cancelled(String),
+}
+
 impl Verdict {
     /// The verb of the script, and the two values that go with it.
     fn words(&self, delivery: &Delivery, now: DateTime<Utc>) -> (&'static str, Vec<u8>, &str) {
@@ -178,11 +187,17 @@ impl Client {
                 .arg(a)
                 .arg(b);
         }
-        answers(self.call(&call).await?, batch.len())
+        answers(self.call(&call).await?, batch.len(), |answer| match answer {
+            "1" => Some(Answer::Settled),
+            "0" => Some(Answer::Stale),
+            "2" => Some(Answer::Gone),
+            _ => None,
+        })
     }
 
     /// Says of the tracked tasks among `deliveries`, and of those that were there when a worker
-    /// died, that they run; gives back those that this worker still holds.
+    /// died, that they run; gives back those that this worker still holds. Of those that somebody
+    /// has cancelled it notes who, and not that they run.
     pub async fn start(
         &self,
         worker: &str,
@@ -201,10 +216,14 @@ impl Client {
             waiting = rest;
             match self.start_batch(&shard, &epoch, worker, &batch, now).await {
                 Ok(Some(answers)) => {
-                    for (delivery, answer) in batch.into_iter().zip(answers) {
+                    for (mut delivery, answer) in batch.into_iter().zip(answers) {
                         match answer {
-                            Answer::Settled => ready.push(delivery),
-                            _ => held.remove([&delivery]),
+                            Started::Gone => held.remove([&delivery]),
+                            Started::Runs => ready.push(delivery),
+                            Started::Cancelled(by) => {
+                                delivery.cancelled_by = Some(by);
+                                ready.push(delivery);
+                            }
                         }
                     }
                 }
@@ -233,7 +252,7 @@ impl Client {
         worker: &str,
         batch: &[Delivery],
         now: DateTime<Utc>,
-    ) -> Result<Option<Vec<Answer>>, BrokerError> {
+    ) -> Result<Option<Vec<Started>>, BrokerError> {
         let mut call = script::of_shard(&self.scripts().start, shard);
         call.key(shard.suspects())
             .arg(&epoch.run_id)
@@ -249,7 +268,11 @@ impl Client {
                 .arg(u8::from(delivery.is_tracked()))
                 .arg(u8::from(delivery.is_suspect()));
         }
-        answers(self.call(&call).await?, batch.len())
+        answers(self.call(&call).await?, batch.len(), |answer| match answer {
+            "1" => Some(Started::Runs),
+            "0" => Some(Started::Gone),
+            asked => asked.strip_prefix("cancelled ").map(|by| Started::Cancelled(by.to_owned())),
+        })
     }
 
     /// After a change of epoch: keeps and re-tags what this worker still holds by the server's
@@ -286,20 +309,16 @@ impl Client {
     }
 }
 
-fn answers(raw: Vec<String>, asked: usize) -> Result<Option<Vec<Answer>>, BrokerError> {
+fn answers<T>(
+    raw: Vec<String>,
+    asked: usize,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<Option<Vec<T>>, BrokerError> {
     if raw.first().is_some_and(|first| first == "EPOCH") {
         return Ok(None);
     }
-    let read: Option<Vec<Answer>> = raw
-        .iter()
-        .map(|answer| match answer.as_str() {
-            "1" => Some(Answer::Settled),
-            "0" => Some(Answer::Stale),
-            "2" => Some(Answer::Gone),
-            _ => None,
-        })
-        .collect();
-    read.filter(|read| read.len() == asked)
+    let all: Option<Vec<T>> = raw.iter().map(|answer| read(answer)).collect();
+    all.filter(|all| all.len() == asked)
         .map(Some)
-        .ok_or_else(|| BrokerError::Unexpected("a settle did not answer for all".to_owned()))
+        .ok_or_else(|| BrokerError::Unexpected("a script did not answer for all".to_owned()))
 }

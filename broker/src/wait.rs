@@ -54,9 +54,20 @@ impl<O> TaskHandle<O> {
 }
 
 impl<O: DeserializeOwned> TaskHandle<O> {
-    /// Waits for the end of the task, at most `longest`. Of a task that keeps no result
+    /// Waits for the result of the task, at most `longest`. Of a task that keeps no result
     /// (`result_ttl` zero) no end can be seen.
     pub async fn wait(&self, longest: Duration) -> Result<O, WaitError> {
+        let record = self.ended(longest).await?;
+        match record.state {
+            TaskState::Succeeded => Ok(codec::decode(&record.result.unwrap_or_default())?),
+            state => Err(WaitError::Ended { state, error: record.error.unwrap_or_default() }),
+        }
+    }
+}
+
+impl<O> TaskHandle<O> {
+    /// Waits for the end of the task, however it ends, as [`wait`](Self::wait) does.
+    pub async fn ended(&self, longest: Duration) -> Result<TaskRecord, WaitError> {
         // `None`: so far away that it never comes.
         let deadline = Instant::now().checked_add(longest);
         let mut pause = FIRST_LOOK;
@@ -65,13 +76,7 @@ impl<O: DeserializeOwned> TaskHandle<O> {
             if let Ok(Some(record)) = &looked
                 && record.state.has_ended()
             {
-                let record = record.clone();
-                return match record.state {
-                    TaskState::Succeeded => Ok(codec::decode(&record.result.unwrap_or_default())?),
-                    state => {
-                        Err(WaitError::Ended { state, error: record.error.unwrap_or_default() })
-                    }
-                };
+                return Ok(record.clone());
             }
             let left = deadline.map_or(Duration::MAX, |deadline| {
                 deadline.saturating_duration_since(Instant::now())

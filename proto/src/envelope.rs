@@ -45,6 +45,12 @@ pub struct Body {
     /// Whether every state of the task is written, not only its end.
     #[serde(default, skip_serializing_if = "is_default")]
     pub tracked: bool,
+    /// No attempt starts after this: milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<i64>,
+    /// Whose task it is, where it came in over HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 /// Why fields are not an envelope. It will never be one.
@@ -133,6 +139,10 @@ impl Body {
         self.time_limit_ms.map_or(options.time_limit, Duration::from_millis)
     }
 
+    pub fn has_expired(&self, now: DateTime<Utc>) -> bool {
+        self.expires_ms.is_some_and(|at| now.timestamp_millis() > at)
+    }
+
     pub fn result_ttl(&self, options: &TaskOptions) -> Duration {
         self.result_ttl_s.map_or(options.result_ttl, Duration::from_secs)
     }
@@ -169,6 +179,13 @@ mod tests {
         let back = read(&fields).unwrap();
         assert_eq!(back, sealed);
         assert_eq!(back.body().unwrap().max_attempts, Some(3));
+    }
+
+    #[test]
+    fn a_task_expires_after_its_moment_and_not_at_it() {
+        let now = DateTime::from_timestamp_millis(1_000).unwrap();
+        let expires = |at| Body { expires_ms: at, ..Body::default() }.has_expired(now);
+        assert_eq!([None, Some(999), Some(1_000)].map(expires), [false, true, false]);
     }
 
     #[test]

@@ -37,6 +37,10 @@ pub enum Act {
     Snooze(u64),
     /// Waits at its gate, then succeeds.
     Hold,
+    /// Tells how far it is, waits at its gate, then succeeds.
+    Tell,
+    /// Fails as soon as it should come to its end.
+    UntilCancelled,
 }
 
 /// The task; `name` tells it apart in the [`Record`].
@@ -149,6 +153,14 @@ impl Handler<Record> for Probe {
             }
             Act::Snooze(_) => {}
             Act::Hold => ctx.app().gate(&self.name).acquire().await?.forget(),
+            Act::Tell => {
+                ctx.progress(&serde_json::json!({"done": 1, "of": 2})).await?;
+                ctx.app().gate(&self.name).acquire().await?.forget();
+            }
+            Act::UntilCancelled => {
+                ctx.cancelled().cancelled().await;
+                return Err("was asked to end".into());
+            }
         }
         Ok(attempt)
     }

@@ -115,7 +115,10 @@ async fn api<S: Clone + Send + Sync + 'static>(
     let state = (application.open)(setup).await.context("the application cannot start")?;
     let catalog = Arc::new((application.registry)()?.catalog());
     let routes = (application.routes)(state);
-    let router = Api::new(&api_settings, client, catalog, routes)?.readiness(checks).router();
+    let router = Api::new(&api_settings, client, catalog, routes)?
+        .readiness(checks)
+        .closing(shutdown.clone())
+        .router();
     let listener = bind(api_settings.addr).await?;
     umbel_api::serve(listener, router, shutdown).await.context("the API failed")
 }

@@ -1,8 +1,14 @@
 //! What a handler may ask of its surroundings.
 
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::Client;
+use umbel_broker::{BrokerError, Client};
 use umbel_proto::{TaskId, TaskName};
 
 /// One run of one task.
@@ -15,7 +21,24 @@ pub struct Run {
     pub max_attempts: u32,
     pub enqueued: DateTime<Utc>,
     pub(crate) client: Client,
+    pub(crate) worker: Arc<str>,
     pub(crate) cancelled: CancellationToken,
+    pub(crate) told: Told,
+}
+
+/// When a run last told how far it is.
+pub(crate) type Told = Arc<Mutex<Option<Instant>>>;
+
+/// A run tells how far it is at most so often; what it says in between is passed over.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// Why a progress was not noted.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgressError {
+    #[error("the progress is no JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("the progress was not noted")]
+    Broker(#[from] BrokerError),
 }
 
 /// A run, with the application's state.
@@ -55,8 +78,32 @@ impl<S> Context<S> {
         &self.run.client
     }
 
-    /// Is cancelled when the worker stops and this run should come to its end soon; what has not
-    /// ended by the end of the grace time runs again elsewhere.
+    /// Notes how far this run is, for whoever asks about the task: anything that becomes JSON of at
+    /// most 4 KiB. Ten times a second at most; what comes in between is passed over, and so is
+    /// everything of an untracked task. Whether it was noted.
+    pub async fn progress(
+        &self,
+        progress: &(impl Serialize + Sync),
+    ) -> Result<bool, ProgressError> {
+        let is_early = {
+            let mut told = self.run.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_early = told.is_some_and(|last| last.elapsed() < TELL_EVERY);
+            if !is_early {
+                *told = Some(Instant::now());
+            }
+            is_early
+        };
+        if is_early {
+            return Ok(false);
+        }
+        let Run { id, worker, attempt, client, .. } = &self.run;
+        let json = serde_json::to_string(progress)?;
+        Ok(client.progress(id, worker, *attempt, &json).await?)
+    }
+
+    /// Is cancelled when this run should come to its end soon: the worker stops, and what has not
+    /// ended by the end of the grace time runs again elsewhere; or somebody has cancelled the task,
+    /// and it is ended ten seconds later.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.run.cancelled
     }

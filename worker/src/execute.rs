@@ -1,10 +1,10 @@
 //! One task's life in a worker: open, resolve, run under guard, decide, tell, settle.
 
-use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
@@ -12,6 +12,8 @@ use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
 
 use crate::{
     End, Endpoints, Run,
+    cancels::{Cancellable, Cancels},
+    context::Told,
     hang::Longest,
     registry::Bounded,
     verdict::{History, decide},
@@ -19,6 +21,9 @@ use crate::{
 
 /// How long `Handler::ended` may take before the verdict is settled without it.
 const ENDED_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a run may take to come to its end by itself once somebody has cancelled its task.
+const CANCELLED_LIMIT: Duration = Duration::from_secs(10);
 
 /// When a task is given up that never had its chance to fail.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +42,8 @@ pub(crate) struct Executor {
     pub limits: Limits,
     /// The longest time limit that was in use here.
     pub longest: Longest,
+    pub worker: Arc<str>,
+    pub cancels: Cancels,
     /// Asks running tasks to come to an end.
     pub cancelled: CancellationToken,
     /// Ends running tasks: what has not ended by now is given back.
@@ -60,7 +67,7 @@ impl Executor {
                     entry = delivery.entry(),
                     "an entry is no envelope; it goes to the dead letters"
                 );
-                return self.settlement(delivery, outcome, None, jitter);
+                return self.settlement(delivery, outcome, &TaskOptions::DEFAULT, None, jitter);
             }
         };
         let Contents { envelope, body, .. } = contents;
@@ -73,6 +80,7 @@ impl Executor {
         async {
             let bounded = self.endpoints.get(&envelope.task);
             let options = bounded.map_or(TaskOptions::DEFAULT, |bounded| bounded.options);
+            let cancellable = self.cancels.begin(&envelope.id, &self.cancelled);
             let run = Run {
                 id: envelope.id,
                 task: envelope.task,
@@ -80,26 +88,37 @@ impl Executor {
                 max_attempts: body.max_attempts(&options),
                 enqueued: envelope.enqueued,
                 client: self.client.clone(),
-                cancelled: self.cancelled.clone(),
+                worker: self.worker.clone(),
+                cancelled: cancellable.token(),
+                told: Told::default(),
             };
             let started = Utc::now();
-            let outcome = match bounded {
+            // Whether or not it could be run here: nobody wants it any more.
+            let unwanted = match delivery.cancelled_by.clone().or_else(|| cancellable.by()) {
+                Some(by) => Some(Outcome::Cancelled { by }),
+                None => body.has_expired(started).then_some(Outcome::Expired),
+            };
+            let mut ran = None;
+            let outcome = match (unwanted, bounded) {
+                (Some(unwanted), _) => unwanted,
                 _ if envelope.version > envelope::VERSION => Outcome::Unknown {
                     what: format!(
                         "envelope version {} is newer than this worker",
                         envelope.version
                     ),
                 },
-                None => Outcome::Unknown { what: format!("no handler for `{}`", run.task) },
+                (None, None) => Outcome::Unknown { what: format!("no handler for `{}`", run.task) },
                 // Judged before body and arguments are touched: they may be what kills.
-                Some(_) if envelope.crashes >= self.limits.crashes => {
+                (None, Some(_)) if envelope.crashes >= self.limits.crashes => {
                     Outcome::CrashLimit { crashes: envelope.crashes }
                 }
-                Some(bounded) => {
-                    self.guarded(bounded, &body.args, run.clone(), body.time_limit(&options)).await
+                (None, Some(bounded)) => {
+                    ran = Some(started);
+                    let limit = body.time_limit(&options);
+                    self.guarded(bounded, &body.args, run.clone(), limit, &cancellable).await
                 }
             };
-            let settlement = self.settlement(delivery, outcome, Some((options, started)), jitter);
+            let settlement = self.settlement(delivery, outcome, &options, ran, jitter);
             report(&settlement.verdict, &run);
             // Once: should telling be what kills, the next death ends it without.
             let may_tell = envelope.crashes <= self.limits.crashes;
@@ -114,33 +133,52 @@ impl Executor {
         .await
     }
 
-    /// The handler under its time limit, with panics caught and the drain heeded.
-    async fn guarded(&self, bounded: &Bounded, args: &[u8], run: Run, limit: Duration) -> Outcome {
+    /// The handler under its time limit, with panics caught, the drain and a cancel heeded.
+    async fn guarded(
+        &self,
+        bounded: &Bounded,
+        args: &[u8],
+        run: Run,
+        limit: Duration,
+        cancellable: &Cancellable,
+    ) -> Outcome {
         self.longest.note(limit);
         // The guard is outside of all: what is dropped at the limit may panic as well.
         let limited = async {
             let run = timeout(limit, bounded.handler.run(args, run));
-            match self.aborted.run_until_cancelled(run).await {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(_)) => Outcome::TimedOut { limit },
-                None => Outcome::Drained,
+            let cancelled = async {
+                cancellable.asked().await;
+                sleep(CANCELLED_LIMIT).await;
+            };
+            tokio::select! {
+                biased;
+                ended = self.aborted.run_until_cancelled(run) => match ended {
+                    Some(Ok(outcome)) => outcome,
+                    Some(Err(_)) => Outcome::TimedOut { limit },
+                    None => Outcome::Drained,
+                },
+                () = cancelled => Outcome::Drained,
             }
         };
-        AssertUnwindSafe(limited)
+        let outcome = AssertUnwindSafe(limited)
             .catch_unwind()
             .await
-            .unwrap_or_else(|panic| Outcome::Panicked { message: panic_message(&*panic) })
+            .unwrap_or_else(|panic| Outcome::Panicked { message: panic_message(&*panic) });
+        match (outcome, cancellable.by()) {
+            // It was done before it heard of it, or did not mind.
+            (outcome @ Outcome::Succeeded { .. }, _) | (outcome, None) => outcome,
+            (_, Some(by)) => Outcome::Cancelled { by },
+        }
     }
 
     fn settlement(
         &self,
         delivery: Delivery,
         outcome: Outcome,
-        run: Option<(TaskOptions, DateTime<Utc>)>,
+        options: &TaskOptions,
+        ran: Option<DateTime<Utc>>,
         jitter: f64,
     ) -> Settlement {
-        let options = run.map_or(TaskOptions::DEFAULT, |(options, _)| options);
-        let never_ran = matches!(outcome, Outcome::Unknown { .. } | Outcome::CrashLimit { .. });
         // By the clocks of two workers; a few seconds matter little in a day.
         let parked = delivery.contents.as_ref().ok().and_then(|contents| contents.parked);
         let parked_for = parked.and_then(|since| (Utc::now() - since).to_std().ok());
@@ -149,19 +187,19 @@ impl Executor {
                 Terms {
                     // Where the task is not known here, only its stream tells its priority.
                     priority: body.priority.or(delivery.priority()).unwrap_or(options.priority),
-                    max_attempts: body.max_attempts(&options),
-                    result_ttl: body.result_ttl(&options),
-                    started: run.map(|(_, started)| started).filter(|_| !never_ran),
+                    max_attempts: body.max_attempts(options),
+                    result_ttl: body.result_ttl(options),
+                    started: ran,
                 },
                 History {
                     attempt: envelope.attempt,
-                    max_attempts: body.max_attempts(&options),
+                    max_attempts: body.max_attempts(options),
                     park_left: self.limits.parked.saturating_sub(parked_for.unwrap_or_default()),
                 },
             ),
             Err(_) => {
                 let history = History { attempt: 1, max_attempts: 1, park_left: Duration::ZERO };
-                (Terms::not_run(&options), history)
+                (Terms::not_run(options), history)
             }
         };
         let verdict = decide(outcome, history, &options.retry, jitter);

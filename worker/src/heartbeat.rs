@@ -16,7 +16,7 @@ use umbel_broker::{
     liveness::{Beats, Heartbeat},
 };
 
-use crate::hang::HangWatch;
+use crate::{cancels::Cancels, hang::HangWatch};
 
 /// Four of these fit in the shortest lease.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -72,6 +72,7 @@ pub(crate) struct Heart {
     beats: watch::Sender<Option<(Instant, Beats)>>,
     fenced: CancellationToken,
     hang: HangWatch,
+    cancels: Cancels,
 }
 
 impl Heart {
@@ -81,6 +82,7 @@ impl Heart {
         worker: String,
         info: String,
         hang: HangWatch,
+        cancels: Cancels,
         stop: CancellationToken,
     ) -> Result<(Pulse, thread::JoinHandle<()>), HeartError> {
         let (beats, seen) = watch::channel(None);
@@ -92,6 +94,7 @@ impl Heart {
             beats,
             fenced: CancellationToken::new(),
             hang,
+            cancels,
         };
         let ended = CancellationToken::new();
         let pulse = Pulse {
@@ -152,7 +155,8 @@ impl Heart {
     async fn step(&self) -> Result<(), BrokerError> {
         let sent = Sent { monotonic: Instant::now(), wall: SystemTime::now() };
         match self.client.heartbeat(&self.worker, &self.info).await? {
-            Heartbeat::Alive(beats) => {
+            Heartbeat::Alive(mut beats) => {
+                self.cancels.told(std::mem::take(&mut beats.asked));
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
                 let _ = self.beats.send_replace(Some((Instant::now(), beats)));
             }

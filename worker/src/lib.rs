@@ -5,6 +5,7 @@
 //! - [`Worker`]: the loops, from the first heartbeat to the drain
 //! - [`verdict`]: what becomes of a task after a run, one pure table
 
+mod cancels;
 mod context;
 mod endpoint;
 mod execute;
@@ -20,7 +21,7 @@ mod settings;
 pub mod verdict;
 mod worker;
 
-pub use context::{Context, Run};
+pub use context::{Context, ProgressError, Run};
 pub use handler::{End, Handler, TaskError, TaskResult};
 pub use registry::{Endpoints, Registry, RegistryBuilder, RegistryError};
 pub use settings::{SettingsError, WorkerSettings};

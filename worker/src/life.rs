@@ -19,6 +19,7 @@ use umbel_broker::{Client, Consumer, Held, Settler, Stop, keys::Shard};
 
 use crate::{
     Endpoints, Stopped, WorkerError, WorkerSettings,
+    cancels::Cancels,
     execute::{Executor, Limits},
     hang::{HangWatch, Longest, turn},
     heartbeat::{Heart, Pulse},
@@ -95,7 +96,9 @@ impl Life {
         let stop = shutdown.child_token();
         let turns = Arc::new(AtomicU64::new(0));
         let hang = HangWatch::new(turns.clone(), body.settings.hang_limit, body.longest.clone());
-        let (pulse, heart) = Heart::start(&body.client, id.clone(), info, hang, beating.clone())?;
+        let cancels = Cancels::default();
+        let (pulse, heart) =
+            Heart::start(&body.client, id.clone(), info, hang, cancels.clone(), beating.clone())?;
         let others = TaskTracker::new();
         others.spawn(turn(turns, beating.clone()));
         // A worker beats before its first read: who holds tasks can be seen to live.
@@ -111,6 +114,8 @@ impl Life {
             endpoints: body.endpoints.clone(),
             limits: Limits { crashes: body.settings.crash_limit, parked: body.settings.park_limit },
             longest: body.longest.clone(),
+            worker: id.as_str().into(),
+            cancels,
             cancelled: CancellationToken::new(),
             aborted: CancellationToken::new(),
         };

@@ -208,7 +208,11 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(15);
 
     fn beats(worker: &str, beat: Beat) -> Beats {
-        Beats { server: "s1".to_owned(), of: HashMap::from([(worker.to_owned(), beat)]) }
+        Beats {
+            server: "s1".to_owned(),
+            of: HashMap::from([(worker.to_owned(), beat)]),
+            ..Beats::default()
+        }
     }
 
     fn count(value: &str) -> Beats {

@@ -246,7 +246,16 @@ async fn the_description_shows_our_routes_and_the_applications() {
     let paths: Vec<&String> = description["paths"].as_object().unwrap().keys().collect();
     assert_eq!(
         paths,
-        ["/livez", "/readyz", "/v1/queues", "/v1/sites/{id}", "/v1/tasks", "/v1/tasks/{task}"]
+        [
+            "/livez",
+            "/readyz",
+            "/v1/queues",
+            "/v1/sites/{id}",
+            "/v1/tasks",
+            "/v1/tasks/batch",
+            "/v1/tasks/{task}",
+            "/v1/tasks/{task}/events",
+        ]
     );
     let schemas = description["components"]["schemas"].as_object().unwrap();
     for name in ["Problem", "FieldError", "NewTaskBody", "Site", "task.sites.visit"] {

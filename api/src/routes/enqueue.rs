@@ -6,19 +6,21 @@ use axum::{
     Extension, Json,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
-    response::IntoResponse,
+    response::{IntoResponse, Response},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use ring::digest;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Value, json};
-use umbel_broker::{NewTask, When};
+use tracing::debug;
+use umbel_broker::{CallOptions, NewTask, TaskHandle, WaitError, When};
 use umbel_proto::{
-    ArgsError, Catalog, CatalogEntry, CodecError, Priority, TaskId, TaskState, codec,
+    ArgsError, Catalog, CatalogEntry, CodecError, NameError, Priority, QueueName, TaskId,
+    TaskState, codec,
 };
 use utoipa::ToSchema;
 
-use super::{Shared, broker_problem};
+use super::{Shared, broker_problem, record::Record};
 use crate::{
     Claims,
     body::JsonBody,
@@ -38,6 +40,14 @@ pub(crate) struct NewTaskBody {
     delay_s: Option<f64>,
     /// Start no earlier than this; not together with `delay_s`.
     at: Option<DateTime<Utc>>,
+    /// Do not start after so many seconds from now; it ends as `expired` then. Default: never too late.
+    #[schema(minimum = 0, example = 3600)]
+    expires_s: Option<f64>,
+    /// Do not start after this; not together with `expires_s`.
+    expires_at: Option<DateTime<Utc>>,
+    /// One of the queues that tasks wait in. Default: the task's own.
+    #[schema(example = "default")]
+    queue: Option<String>,
     /// `high`, `normal` or `low`. Default: the task's own.
     #[schema(value_type = Option<String>, example = "normal")]
     priority: Option<Priority>,
@@ -62,6 +72,9 @@ pub(crate) struct Accepted {
 /// lie in Redis' memory for as long.
 const FURTHEST: TimeDelta = TimeDelta::days(366);
 
+/// The longest wait for the end of a task: shorter than a request may take.
+const WAIT_LONGEST: Duration = Duration::from_secs(25);
+
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 const IDEMPOTENCY_KEY_LONGEST: usize = 255;
@@ -77,9 +90,12 @@ const IDEMPOTENCY_KEY_LONGEST: usize = 255;
     params(
         ("task" = String, Path, description = "The name of the task, as in the list of tasks"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the ended task, if it ends within N seconds; at most 25"),
     ),
     request_body = NewTaskBody,
     responses(
+        (status = 200, description = "It has ended within the time that was to be waited.", body = Record,
+            headers(("Location" = String, description = "Where to ask for it"))),
         (status = 202, description = "It is enqueued.", body = Accepted,
             headers(("Location" = String, description = "Where to ask for it"))),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -91,27 +107,100 @@ pub(crate) async fn create(
     Path(name): Path<String>,
     headers: HeaderMap,
     JsonBody(body): JsonBody<NewTaskBody>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Response, Problem> {
     let now = Utc::now();
-    let entry = open(&shared.catalog, &name)?;
-    let key = idempotency_key(&headers, &claims.sub)?;
-    let when = when(&body, now)?;
-    let mut new = NewTask::from_entry(entry, accept(entry, body.args)?).map_err(broker_problem)?;
-    new.call.when = when;
-    new.call.priority = body.priority;
-    new.call.max_attempts = body.max_attempts.map(NonZeroU32::get);
-    new.call.idempotency_key = key;
-    new.call.tracked = true;
-
+    let key = match headers.get(IDEMPOTENCY_KEY) {
+        Some(key) => Some(idempotency_key(key.as_bytes(), &claims.sub)?),
+        None => None,
+    };
+    let wait = wait(&headers);
+    let new = prepare(&shared.catalog, &claims, &name, body, key, now)?;
+    let when = new.call.when;
     let submitted = shared.client.submit(new).await.map_err(broker_problem)?;
+    let location = [(header::LOCATION, format!("/v1/tasks/{}", submitted.id))];
+    if let Some(wait) = wait
+        && let Some(record) = ended_within(&shared, &submitted.id, wait).await?
+    {
+        let applied = [("preference-applied", format!("wait={}", wait.as_secs()))];
+        return Ok((StatusCode::OK, location, applied, Json(record)).into_response());
+    }
     let state = if submitted.existing {
         let record = shared.client.task(&submitted.id).await.map_err(broker_problem)?;
         record.map(|record| record.state)
     } else {
-        Some(if waits(when, now) { TaskState::Scheduled } else { TaskState::Queued })
+        Some(first_state(when, now))
     };
-    let location = [(header::LOCATION, format!("/v1/tasks/{}", submitted.id))];
-    Ok((StatusCode::ACCEPTED, location, Json(Accepted { id: submitted.id, state })))
+    Ok((StatusCode::ACCEPTED, location, Json(Accepted { id: submitted.id, state })).into_response())
+}
+
+/// The task of a request, checked in all its parts, before Redis is asked.
+pub(crate) fn prepare(
+    catalog: &Catalog,
+    claims: &Claims,
+    name: &str,
+    body: NewTaskBody,
+    key: Option<String>,
+    now: DateTime<Utc>,
+) -> Result<NewTask, Problem> {
+    let entry = open(catalog, name)?;
+    let when = moment(("delay_s", body.delay_s), ("at", body.at), now)?;
+    let expires = moment(("expires_s", body.expires_s), ("expires_at", body.expires_at), now)?;
+    let queue = queue(catalog, body.queue)?;
+    let mut new = NewTask::from_entry(entry, accept(entry, body.args)?).map_err(broker_problem)?;
+    if let Some(queue) = queue {
+        new.queue = queue;
+    }
+    new.call = CallOptions {
+        when,
+        expires,
+        priority: body.priority,
+        max_attempts: body.max_attempts.map(NonZeroU32::get),
+        idempotency_key: key,
+        owner: Some(claims.sub.clone()),
+        tracked: true,
+        ..CallOptions::default()
+    };
+    Ok(new)
+}
+
+/// A queue may be named that some task waits in by itself: of others nobody knows a worker.
+fn queue(catalog: &Catalog, name: Option<String>) -> Result<Option<QueueName>, Problem> {
+    let Some(name) = name else { return Ok(None) };
+    if !catalog.iter().any(|entry| entry.options.queue == name) {
+        return Err(invalid("queue", "no task waits in such a queue"));
+    }
+    name.parse().map(Some).map_err(|error: NameError| invalid("queue", error.to_string()))
+}
+
+/// What the caller would rather wait for than ask again (`Prefer: wait=<seconds>`, RFC 7240), at most
+/// as long as a request may take.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let seconds = values.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
+        preference.trim().strip_prefix("wait=")?.trim().parse::<u64>().ok()
+    })?;
+    Some(Duration::from_secs(seconds).min(WAIT_LONGEST))
+}
+
+/// The task as it has ended; `None` where it has not in time, or keeps nothing.
+async fn ended_within(
+    shared: &Shared,
+    id: &TaskId,
+    wait: Duration,
+) -> Result<Option<Record>, Problem> {
+    match TaskHandle::<()>::new(shared.client.clone(), id.clone()).ended(wait).await {
+        Ok(record) => Record::of(record).map(Some),
+        Err(WaitError::TimedOut(_)) => Ok(None),
+        // It is accepted all the same.
+        Err(error) => {
+            debug!(%error, "could not wait for a task");
+            Ok(None)
+        }
+    }
+}
+
+pub(crate) fn first_state(when: Option<When>, now: DateTime<Utc>) -> TaskState {
+    if waits(when, now) { TaskState::Scheduled } else { TaskState::Queued }
 }
 
 fn no_args() -> Value {
@@ -157,21 +246,26 @@ fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Problem {
         .error(FieldError::new(field, reason))
 }
 
-fn when(body: &NewTaskBody, now: DateTime<Utc>) -> Result<Option<When>, Problem> {
+/// A moment that is given by its distance or by itself.
+fn moment(
+    (distance, seconds): (&'static str, Option<f64>),
+    (itself, at): (&'static str, Option<DateTime<Utc>>),
+    now: DateTime<Utc>,
+) -> Result<Option<When>, Problem> {
     let far = || format!("more than {} days away", FURTHEST.num_days());
-    match (body.delay_s, body.at) {
+    match (seconds, at) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(invalid("at", "not together with `delay_s`")),
+        (Some(_), Some(_)) => Err(invalid(itself, format!("not together with `{distance}`"))),
         (Some(seconds), None) => {
             let delay = Duration::try_from_secs_f64(seconds)
-                .map_err(|error| invalid("delay_s", error.to_string()))?;
+                .map_err(|error| invalid(distance, error.to_string()))?;
             if TimeDelta::from_std(delay).is_ok_and(|delay| delay <= FURTHEST) {
                 Ok(Some(When::In(delay)))
             } else {
-                Err(invalid("delay_s", far()))
+                Err(invalid(distance, far()))
             }
         }
-        (None, Some(at)) if at - now > FURTHEST => Err(invalid("at", far())),
+        (None, Some(at)) if at - now > FURTHEST => Err(invalid(itself, far())),
         (None, Some(at)) => Ok(Some(When::At(at))),
     }
 }
@@ -186,9 +280,7 @@ fn waits(when: Option<When>, now: DateTime<Utc>) -> bool {
 
 /// The key as the broker knows it: of this subject and of HTTP, so that nobody meets a task of
 /// somebody else, or of beat, behind a key; hashed, because both together may be too long for it.
-fn idempotency_key(headers: &HeaderMap, subject: &str) -> Result<Option<String>, Problem> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = key.as_bytes();
+pub(crate) fn idempotency_key(key: &[u8], subject: &str) -> Result<String, Problem> {
     if !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic)
     {
         let rule = format!("must be 1 to {IDEMPOTENCY_KEY_LONGEST} visible ASCII characters");
@@ -198,7 +290,7 @@ fn idempotency_key(headers: &HeaderMap, subject: &str) -> Result<Option<String>,
     let scoped = [subject.as_bytes(), b"\0", key].concat();
     let hash = digest::digest(&digest::SHA256, &scoped);
     let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Some(format!("http:{hex}")))
+    Ok(format!("http:{hex}"))
 }
 
 #[cfg(test)]
@@ -206,7 +298,6 @@ mod tests {
     use axum::{
         body::Body,
         http::{HeaderValue, Request},
-        response::Response,
     };
 
     use super::*;
@@ -305,21 +396,36 @@ mod tests {
 
     #[test]
     fn a_key_is_one_subjects_own() {
-        let key = |key: &[u8], subject: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_bytes(key).unwrap());
-            idempotency_key(&headers, subject)
-        };
-        let known = key(b"k-1", "ann").unwrap().unwrap();
-        assert_eq!(key(b"k-1", "ann").unwrap().unwrap(), known);
-        assert_ne!(key(b"k-1", "bob").unwrap().unwrap(), known);
-        assert_ne!(key(b"k-2", "ann").unwrap().unwrap(), known);
+        let key = idempotency_key;
+        let known = key(b"k-1", "ann").unwrap();
+        assert_eq!(key(b"k-1", "ann").unwrap(), known);
+        assert_ne!(key(b"k-1", "bob").unwrap(), known);
+        assert_ne!(key(b"k-2", "ann").unwrap(), known);
         assert_ne!(key(b"b:c", "a").unwrap(), key(b"c", "a:b").unwrap());
-        assert!(key(&[b'x'; 255], &"s".repeat(255)).unwrap().unwrap().len() <= 255);
+        assert!(key(&[b'x'; 255], &"s".repeat(255)).unwrap().len() <= 255);
         for bad in [b"".as_slice(), b"a b", b"\xc3\xa4", &[b'x'; 256]] {
             assert!(key(bad, "ann").is_err(), "{bad:?}");
         }
-        assert_eq!(idempotency_key(&HeaderMap::new(), "ann").unwrap(), None);
+    }
+
+    #[test]
+    fn a_wish_to_wait_is_read_from_the_preferences_and_bounded() {
+        let asked = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("prefer", HeaderValue::from_static(value));
+            wait(&headers).map(|wait| wait.as_secs())
+        };
+        for (value, seconds) in [
+            ("wait=5", Some(5)),
+            ("respond-async, wait=7", Some(7)),
+            ("wait=3; x=1", Some(3)),
+            ("wait=900", Some(25)),
+            ("wait=soon", None),
+            ("return=minimal", None),
+        ] {
+            assert_eq!(asked(value), seconds, "{value}");
+        }
+        assert_eq!(wait(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! The API's own routes.
 
+pub(crate) mod batch;
 pub(crate) mod docs;
 pub(crate) mod enqueue;
+pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod queues;
+pub(crate) mod record;
 pub(crate) mod tasks;
 
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use umbel_broker::{BrokerError, Client};
 use umbel_proto::Catalog;
@@ -23,7 +28,14 @@ pub(crate) struct Shared {
     pub catalog: Arc<Catalog>,
     /// The catalogue as it is shown; it never changes while the process runs.
     pub shown: Arc<Value>,
+    /// Room for those who follow tasks.
+    pub listeners: Arc<Semaphore>,
+    /// The server stops: who follows a task comes again elsewhere.
+    pub closing: CancellationToken,
 }
+
+/// How many may follow tasks at once, each with its look at Redis four times a second.
+pub(crate) const LISTENERS_MOST: usize = 256;
 
 /// Redis restarts and fails over in seconds; sooner is only load on it.
 const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);

@@ -1,48 +1,22 @@
 //! `/v1/tasks`: what may be enqueued, and what became of a task.
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tracing::error;
-use umbel_broker::TaskRecord;
-use umbel_proto::{Catalog, Priority, TaskId, TaskState, codec};
+use umbel_broker::Cancel;
+use umbel_proto::{Catalog, Priority, TaskId, TaskState};
 use utoipa::ToSchema;
 
-use super::{Shared, broker_problem};
-use crate::problem::Problem;
-
-/// What is known of a task.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Record {
-    #[schema(value_type = String, example = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab")]
-    id: TaskId,
-    #[schema(example = "pages.scrape")]
-    task: String,
-    /// `scheduled`, `queued`, `running`, `retrying`, `succeeded`, `failed`, `cancelled`, `expired`
-    /// or `parked`.
-    #[schema(value_type = String, example = "succeeded")]
-    state: TaskState,
-    #[schema(example = "default")]
-    queue: String,
-    /// Which attempt it is at; the first is 1.
-    attempt: u32,
-    max_attempts: u32,
-    enqueued: Option<DateTime<Utc>>,
-    started: Option<DateTime<Utc>>,
-    finished: Option<DateTime<Utc>>,
-    worker: Option<String>,
-    /// Why the last attempt failed.
-    error: Option<String>,
-    /// The output of a task that succeeded.
-    #[schema(value_type = Option<Object>)]
-    result: Option<Value>,
-}
+use super::{
+    Shared, broker_problem,
+    record::{Record, is_known},
+};
+use crate::{Claims, problem::Problem};
 
 /// The tasks that may be enqueued here, by name.
 #[derive(Debug, Serialize, ToSchema)]
@@ -77,20 +51,79 @@ pub(crate) struct TaskType {
     get,
     path = "/tasks/{task}",
     tag = "tasks",
-    params(("task" = String, Path, description = "The id of the task")),
+    params(
+        ("task" = String, Path, description = "The id of the task"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of what is known already"),
+    ),
     responses(
-        (status = 200, body = Record),
+        (status = 200, body = Record, headers(("ETag" = String, description = "Changes with what is shown"))),
+        (status = 304, description = "Nothing has changed."),
         (status = "default", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(crate) async fn read(
     State(shared): State<Shared>,
+    Extension(claims): Extension<Claims>,
     Path(id): Path<String>,
-) -> Result<Json<Record>, Problem> {
-    let unknown = || Problem::new(StatusCode::NOT_FOUND).detail("nothing is known of such a task");
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let record = of(&shared, &claims, &id).await?;
+    let etag = record.etag()?;
+    let tagged = [(header::ETAG, etag.clone())];
+    if is_known(&headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, tagged).into_response());
+    }
+    Ok((tagged, Json(record)).into_response())
+}
+
+/// Cancel a task
+///
+/// A task that waits ends as cancelled and is never started. One that runs is asked to end within a
+/// few seconds, and is ended ten seconds later; if it succeeds before, it has succeeded.
+#[utoipa::path(
+    delete,
+    path = "/tasks/{task}",
+    tag = "tasks",
+    params(("task" = String, Path, description = "The id of the task")),
+    responses(
+        (status = 200, description = "It was cancelled before.", body = Record),
+        (status = 202, description = "Its end is asked for.", body = Record),
+        (status = 409, description = "It had ended otherwise.", body = Problem,
+            content_type = "application/problem+json"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn cancel(
+    State(shared): State<Shared>,
+    Extension(claims): Extension<Claims>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let record = of(&shared, &claims, &id).await?;
+    let met = shared.client.cancel(&record.id, &claims.sub).await.map_err(broker_problem)?;
+    let status = match met.ok_or_else(unknown)? {
+        Cancel::Ended(TaskState::Cancelled) => StatusCode::OK,
+        Cancel::Ended(state) => {
+            return Err(Problem::new(StatusCode::CONFLICT)
+                .detail(format!("the task has ended: it is `{state}`")));
+        }
+        Cancel::Waiting | Cancel::Running => StatusCode::ACCEPTED,
+    };
+    Ok((status, Json(of(&shared, &claims, &id).await?)).into_response())
+}
+
+/// The task of an id, where the caller may know of it: that of somebody else is as unknown as one
+/// that does not exist.
+pub(crate) async fn of(shared: &Shared, claims: &Claims, id: &str) -> Result<Record, Problem> {
     let id: TaskId = id.parse().map_err(|_| unknown())?;
     let record = shared.client.task(&id).await.map_err(broker_problem)?.ok_or_else(unknown)?;
-    Ok(Json(shown(record)?))
+    if record.owner.as_ref().is_some_and(|owner| *owner != claims.sub) {
+        return Err(unknown());
+    }
+    Record::of(record)
+}
+
+fn unknown() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND).detail("nothing is known of such a task")
 }
 
 /// Which tasks may be enqueued
@@ -122,30 +155,6 @@ pub(crate) fn catalogue(catalog: &Catalog) -> Value {
     json!(TaskList { tasks: tasks.collect() })
 }
 
-fn shown(record: TaskRecord) -> Result<Record, Problem> {
-    let result = record.result.map(|bytes| codec::decode(&bytes)).transpose().map_err(|error| {
-        error!(task.id = %record.id, %error, "the result of a task cannot be shown as JSON");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR).detail(format!(
-            "the task is in state `{}`, but its result cannot be shown as JSON",
-            record.state
-        ))
-    })?;
-    Ok(Record {
-        id: record.id,
-        task: record.task.into(),
-        state: record.state,
-        queue: record.queue.into(),
-        attempt: record.attempt,
-        max_attempts: record.max_attempts,
-        enqueued: record.enqueued,
-        started: record.started,
-        finished: record.finished,
-        worker: record.worker,
-        error: record.error,
-        result,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
@@ -162,29 +171,5 @@ mod tests {
         assert_eq!(visit["args"]["required"], json!(["site"]));
         assert_eq!(visit["output"]["type"], "integer");
         assert_eq!((&visit["max_attempts"], &visit["time_limit_s"]), (&json!(5), &json!(600.0)));
-    }
-
-    #[test]
-    fn a_result_is_shown_as_json_and_what_is_none_is_said() {
-        let record = |result: &[u8]| TaskRecord {
-            id: "visits-0191f3c4-7b6a-7c3e-9d4f-0123456789ab".parse().unwrap(),
-            task: "sites.visit".parse().unwrap(),
-            state: TaskState::Succeeded,
-            queue: "visits".parse().unwrap(),
-            attempt: 1,
-            max_attempts: 5,
-            enqueued: DateTime::from_timestamp_millis(1_500),
-            started: None,
-            finished: None,
-            worker: None,
-            error: None,
-            result: Some(result.to_vec()),
-        };
-        let good = codec::encode(&json!({"found": [1, 2]})).unwrap();
-        let json = json!(shown(record(&good)).unwrap());
-        assert_eq!(json["result"], json!({"found": [1, 2]}));
-        assert_eq!(json["enqueued"], "1970-01-01T00:00:01.500Z");
-        assert_eq!((&json["state"], &json["finished"]), (&json!("succeeded"), &Value::Null));
-        assert!(shown(record(b"\xc1")).is_err());
     }
 }

@@ -2,9 +2,9 @@
 -- Carries no allow-oom: a full Redis refuses new work, so that running work can be settled.
 -- KEYS  1 control · 2–5 the ready streams · 6 delayed · 7 waiting
 -- ARGV  1 key prefix of the queue · 2 queue · 3 seconds an idempotency key is kept
---       then twelve a task: stream (2–5) · due ms or '' · idempotency key or '' · hash of the call
+--       then thirteen a task: stream (2–5) · due ms or '' · idempotency key or '' · hash of the call
 --       · tracked 1|0 · max attempts · seconds the state of an ended task is kept
---       · id · task · enqueued ms · version · env
+--       · owner or '' · id · task · enqueued ms · version · env
 -- returns per task the id, '=' .. id where the idempotency key was known,
 --         'CONFLICT' where it was used for another call, 'FULL' where the queue is at its cap
 local cap = tonumber(redis.call('HGET', KEYS[1], 'cap') or '')
@@ -15,9 +15,9 @@ if cap then
 end
 
 local answers = {}
-for at = 4, #ARGV, 12 do
-  local stream, due, key, hash, tracked, max, ttl, id, task, enqueued, version, env =
-    unpack(ARGV, at, at + 11)
+for at = 4, #ARGV, 13 do
+  local stream, due, key, hash, tracked, max, ttl, owner, id, task, enqueued, version, env =
+    unpack(ARGV, at, at + 12)
   local known
   if key ~= '' then
     key = ARGV[1] .. 'idempotency:' .. key
@@ -46,6 +46,7 @@ for at = 4, #ARGV, 12 do
       redis.call('HSET', ARGV[1] .. 'task:' .. id,
         'state', due == '' and 'queued' or 'scheduled', 'task', task, 'queue', ARGV[2],
         'attempt', '1', 'max', max, 'enqueued', enqueued)
+      if owner ~= '' then redis.call('HSET', ARGV[1] .. 'task:' .. id, 'owner', owner) end
     end
     answers[#answers + 1] = id
   end

@@ -51,6 +51,14 @@ local function note(t, ...)
   if t.id ~= '' then redis.call('HSET', prefix .. 'task:' .. t.id, ...) end
 end
 
+-- Of runs that failed and were tried again, the last ones are kept beside what is known of a task.
+local PAST_MAX = 20
+
+local function past_run(t)
+  return string.format('{"started":%s,"finished":%s,"worker":%s,"error":%s}',
+    t.started == '' and 'null' or t.started, now, cjson.encode(worker), cjson.encode(t.b))
+end
+
 local function ended(t, state, name, value)
   if t.id == '' then return end
   local key = prefix .. 'task:' .. t.id
@@ -67,7 +75,7 @@ local function ended(t, state, name, value)
     return
   end
   -- Of earlier attempts, and of an entry that is no more.
-  if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry') end
+  if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry', 'progress') end
   if t.started ~= '' then redis.call('HSET', key, 'started', t.started) end
   redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt,
     'max', t.max, 'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)
@@ -84,7 +92,12 @@ local apply = {
   discard = function(t) ended(t, t.a, 'error', t.b) end,
   retry = function(t)
     wait(t, KEYS[6], t.a, with(t.body, 'attempt', tonumber(t.attempt) + 1))
-    if t.tracked == '1' then note(t, 'state', 'retrying', 'error', t.b) end
+    if t.tracked == '1' then
+      note(t, 'state', 'retrying', 'error', t.b, 'attempt:' .. t.attempt, past_run(t))
+      if tonumber(t.attempt) > PAST_MAX then
+        redis.call('HDEL', prefix .. 'task:' .. t.id, 'attempt:' .. tonumber(t.attempt) - PAST_MAX)
+      end
+    end
   end,
   defer = function(t)
     wait(t, KEYS[6], t.a, t.body)

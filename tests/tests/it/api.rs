@@ -1,6 +1,7 @@
 //! The API over a socket, on a real Redis: enqueue, look, and be refused.
 
 mod served;
+mod tasks;
 
 use std::{
     sync::atomic::Ordering::SeqCst,

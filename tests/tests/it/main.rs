@@ -6,6 +6,7 @@ mod acl;
 mod api;
 mod arrows;
 mod beat;
+mod cancel;
 mod chaos;
 mod docs;
 mod epochs;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::Utc;
 use umbel_broker::{
-    BrokerSettings, CallOptions, Client, Held, NewTask, When,
+    BrokerSettings, CallOptions, Cancel, Client, Held, NewTask, When,
     liveness::{Cause, Heartbeat},
     slots::EntryRecord,
 };
@@ -65,12 +65,12 @@ fn client(redis: &RedisServer) -> Client {
     Client::open(&BrokerSettings::new(redis.url()), "test").unwrap()
 }
 
-/// A queue whose cap is looked at, where something is parked and something waits.
-async fn queue_in_use() -> House {
+/// A queue whose cap is looked at, where something is parked.
+async fn queue_in_use() -> (House, TaskId) {
     let house = House::on(RedisServer::start_with(&[], &[]));
     house.redis.cli(&["HSET", "umbel:{default}:control", "cap", "1000"]);
-    park(&house).await;
-    house
+    let parked = park(&house).await;
+    (house, parked)
 }
 
 async fn park(house: &House) -> TaskId {
@@ -103,19 +103,26 @@ async fn enqueue_and_look(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_may_enqueue_and_look_and_no_more() {
-    let house = queue_in_use().await;
+async fn the_api_may_enqueue_look_and_cancel_and_no_more() {
+    let (house, parked) = queue_in_use().await;
+    let runs = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    let held = Held::default();
+    let taken = house.consumer("w", &held).fetch(1).await.unwrap();
+    house.client.start("w", &held, taken, Utc::now()).await.unwrap();
     forget(&house.redis);
     let client = client(&house.redis);
     client.check_server(false).await.unwrap();
     client.ping().await.unwrap();
     enqueue_and_look(&client).await;
+    for (id, met) in [(&parked, Cancel::Waiting), (runs.id(), Cancel::Running)] {
+        assert_eq!(client.cancel(id, "ann").await.unwrap(), Some(met));
+    }
     compare(&house.redis, "api");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beat_may_claim_slots_and_enqueue_and_no_more() {
-    let house = queue_in_use().await;
+    let (house, _) = queue_in_use().await;
     forget(&house.redis);
     let client = client(&house.redis);
     client.check_server(false).await.unwrap();
@@ -143,7 +150,7 @@ async fn beat_may_claim_slots_and_enqueue_and_no_more() {
 /// A worker, its supervisor, and what its tasks do: with `umbel up` all roles are one user.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_may_do_what_the_protocol_needs_and_no_more() {
-    let house = queue_in_use().await;
+    let (house, _) = queue_in_use().await;
     forget(&house.redis);
     house.client.check_server(false).await.unwrap();
     house.client.ping().await.unwrap();
@@ -163,6 +170,9 @@ async fn every_verdict(house: &House) {
         let handle = house.client.enqueue(Probe::new("a", act)).await.unwrap();
         house.ended(handle.id()).await;
     }
+    let unwanted = house.client.enqueue(Probe::new("a", Act::Ok)).delay(LONG).await.unwrap();
+    house.client.cancel(unwanted.id(), "ann").await.unwrap();
+    house.ended(unwanted.id()).await;
     let forgotten = house.client.enqueue(Probe::new("forgotten", Act::Ok));
     let forgotten = forgotten.result_ttl(Duration::ZERO).await.unwrap();
     eventually("nothing is kept of it", async || {

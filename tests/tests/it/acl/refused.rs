@@ -63,7 +63,6 @@ const OF_WORKERS: &[&[&str]] = &[
     &["XDEL", STREAM, "0-1"],
     &["XRANGE", STREAM, "-", "+"],
     &["DEL", STREAM],
-    &["EXPIRE", STREAM, "1"],
     &["XGROUP", "CREATE", STREAM, "others", "0"],
     &["XREADGROUP", "GROUP", "workers", "thief", "STREAMS", STREAM, ">"],
     &["CLIENT", "UNBLOCK", "1"],

@@ -90,7 +90,7 @@ impl Served {
         };
         let api = Api::new(&settings, client, Arc::new(catalog), application).unwrap();
         let shutdown = CancellationToken::new();
-        let router = api.readiness([store]).router();
+        let router = api.readiness([store]).closing(shutdown.clone()).router();
         let server = tokio::spawn(serve(listener, router, shutdown.clone()));
         // Refused where an earlier test installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();

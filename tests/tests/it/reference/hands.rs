@@ -7,7 +7,7 @@ use umbel_broker::keys::Stream;
 use super::{
     log::{Body, Run},
     model::State,
-    settle::Epoch,
+    settle::{Epoch, Started},
     words::{Answer, End, Seen, Stamp, Worker},
 };
 
@@ -21,6 +21,8 @@ pub struct Delivery {
     pub entry: u32,
     pub epoch: Epoch,
     pub body: Body,
+    /// Somebody wanted it ended before it was started.
+    pub cancelled: bool,
 }
 
 impl Delivery {
@@ -167,7 +169,7 @@ impl State {
 
     fn delivery(&self, stream: Stream, entry: u32, epoch: Epoch) -> Delivery {
         let body = self.server.ready(stream).entries[&entry].clone();
-        Delivery { stream, entry, epoch, body }
+        Delivery { stream, entry, epoch, body, cancelled: false }
     }
 
     /// A second consumer of the same name, which knows of nothing, takes in all.
@@ -191,12 +193,14 @@ impl State {
                 waiting.into_iter().partition(|delivery| delivery.epoch == epoch);
             waiting = rest;
             match self.server.start(epoch, worker, &batch, now) {
-                Some(mine) => {
-                    for (delivery, mine) in batch.into_iter().zip(mine) {
-                        if mine {
-                            ready.push(delivery);
-                        } else {
-                            self.drop_held(worker, &delivery);
+                Some(started) => {
+                    for (delivery, started) in batch.into_iter().zip(started) {
+                        match started {
+                            Started::Gone => self.drop_held(worker, &delivery),
+                            Started::Runs => ready.push(delivery),
+                            Started::Cancelled => {
+                                ready.push(Delivery { cancelled: true, ..delivery })
+                            }
                         }
                     }
                 }
@@ -275,6 +279,7 @@ impl Delivery {
             attempt: self.body.attempt,
             crashes: self.body.crashes,
             parked: self.body.parked.as_ref().map(Stamp::to_string),
+            cancelled: self.cancelled,
         }
     }
 }

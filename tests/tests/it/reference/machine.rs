@@ -80,6 +80,11 @@ fn always(state: &State) -> Weighted {
         (3, Just(Command::Look).boxed()),
         (2, prop_oneof![Just(None), (1..6_u32).prop_map(Some)].prop_map(Command::Cap).boxed()),
     ];
+    if state.tasks > 0 {
+        // The last ones are those that still do something.
+        let first = state.tasks.saturating_sub(8);
+        all.push((5, (first..state.tasks).prop_map(|task| Command::Cancel { task }).boxed()));
+    }
     if !can_fetch.is_empty() {
         all.push((40, select(can_fetch).boxed()));
     }
@@ -144,7 +149,8 @@ fn in_hand(state: &State, worker: Worker) -> Weighted {
         ends.collect::<Vec<_>>()
     });
     let settle = settle.prop_map(move |ends| Command::Settle { worker, ends });
-    let mut all = vec![(8, start.boxed()), (16, settle.boxed())];
+    let progress = (0..hand).prop_map(move |pick| Command::Progress { worker, pick });
+    let mut all = vec![(8, start.boxed()), (16, settle.boxed()), (2, progress.boxed())];
     if state.allows(&Command::Twice { worker }) {
         all.push((2, Just(Command::Twice { worker }).boxed()));
     }

@@ -90,6 +90,11 @@ impl State {
             Command::Recover { worker, charged } => self.server.recover(*worker, *charged),
             Command::Tick(clock) => self.server.tick(*clock),
             Command::Unpark(name) => self.server.unpark(*name),
+            Command::Cancel { task } => self.server.cancel(*task, now),
+            Command::Progress { worker, pick } => {
+                let delivery = self.hands(*worker).hand[*pick].clone();
+                self.server.progress(*worker, &delivery)
+            }
             Command::Look => self.server.stands(),
             Command::Cap(cap) => {
                 self.server.cap = *cap;
@@ -143,6 +148,8 @@ impl State {
             Command::Settle { worker, ends } => {
                 in_hand(worker, &mut ends.iter().map(|end| end.pick))
             }
+            Command::Cancel { task } => *task < self.tasks,
+            Command::Progress { worker, pick } => in_hand(worker, &mut std::iter::once(*pick)),
             Command::Ghost { stream, .. } => self.server.ready(*stream).group.is_some(),
             Command::LoseEntry { stream, entry } => {
                 self.server.ready(*stream).entries.contains_key(entry)

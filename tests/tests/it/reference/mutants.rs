@@ -87,8 +87,11 @@ mutants! {
             "redis.call('EXPIRE', key, t.ttl)" => "",
             Chance(4);
         "an ended task shows its last attempt's error":
-            "redis.call('HDEL', key, 'error', 'entry')" => "",
+            "redis.call('HDEL', key, 'error', 'entry', 'progress')" => "",
             Chance(26);
+        "a run that failed leaves no trace":
+            ", 'attempt:' .. t.attempt, past_run(t)" => "",
+            Chance(15);
     }
     "start" {
         "anybody may start a task":
@@ -109,12 +112,41 @@ mutants! {
         "where the server is hidden, tasks are compared and not their attempts":
             " and (field(fields, 'attempt') or '') == attempt" => "",
             By(scenarios::starts_an_earlier_attempt_that_is_hidden);
+        "what was cancelled is started":
+            "redis.call('HGET', record, 'cancel')" => "false",
+            By(scenarios::cancels_what_waits_and_what_runs);
         "a suspect's start is not noted":
             "redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4])" => "",
             By(scenarios::charges_the_one_that_was_started);
         "a suspect is noted without its stream":
             "key .. ' ' .. entry" => "entry",
             By(scenarios::charges_the_one_that_was_started);
+    }
+    "cancel" {
+        "what is delayed waits for its time though it is cancelled":
+            "  ready(set, KEYS[7], prefix, id)\n" => "",
+            By(scenarios::cancels_what_waits_and_what_runs);
+        "what is parked waits for a worker though it is cancelled":
+            "if redis.call('ZSCORE', parked, id) then" => "if false then",
+            By(scenarios::cancels_what_waits_and_what_runs);
+        "a cancel leaves no mark":
+            "redis.call('HSET', record, 'cancel', ARGV[3])" => "",
+            By(scenarios::cancels_what_waits_and_what_runs);
+        "what has ended is cancelled":
+            "state == 'succeeded' or state == 'failed' or state == 'cancelled' or state == 'expired'"
+            => "false",
+            By(scenarios::tells_of_a_run_that_is_anothers);
+        "no worker is told":
+            "state == 'running' and worker or ''" => "''",
+            By(scenarios::cancels_what_waits_and_what_runs);
+    }
+    "progress" {
+        "any run may tell how far another is":
+            "state ~= 'running' or worker ~= ARGV[1] or attempt ~= ARGV[2]" => "state ~= 'running'",
+            By(scenarios::tells_of_a_run_that_is_anothers);
+        "what does not run tells how far it is":
+            "state ~= 'running' or" => "not state or",
+            By(scenarios::tells_of_a_run_that_is_anothers);
     }
     "recover" {
         "what is recovered stays pending":
@@ -181,10 +213,10 @@ mutants! {
     "unpark" {
         "what is not parked any more stays so":
             "redis.call('ZREM', set, id)" => "",
-            Chance(12);
+            By(scenarios::parks_twice);
         "the name stays in the list":
             "\nlist_parked(KEYS[7], set, name)" => "",
-            Chance(12);
+            By(scenarios::parks_twice);
     }
     "enqueue" {
         "one more than the cap is taken":
@@ -220,6 +252,9 @@ mutants! {
             By(scenarios::goes_on_after_a_restart);
     }
     "heartbeat" {
+        "a worker is not told what is asked of it":
+            "append(redis.call('HGETALL', KEYS[3]))" => "",
+            By(scenarios::cancels_what_waits_and_what_runs);
         "who was declared dead lives on":
             "'dead' then return {'FENCED'} end"
             => "'dead' then redis.call('HDEL', KEYS[1], ARGV[1]) end",

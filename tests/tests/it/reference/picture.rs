@@ -30,6 +30,12 @@ pub fn expected(state: &State) -> Picture {
     for (worker, beat) in &server.beats {
         line(format!("heartbeat {worker}"), beat.to_string());
     }
+    for (worker, (tasks, expires)) in &server.asked {
+        for task in tasks {
+            line(format!("asked:{worker} t{task}"), "somebody".to_owned());
+        }
+        line(format!("asked:{worker} expires"), expires.to_string());
+    }
     for worker in &server.informed {
         line(format!("info {worker}"), info(*worker));
     }

@@ -10,7 +10,7 @@ use super::{
     log::Reader,
     model::State,
     picture::Picture,
-    words::{KEY_TTL_MS, LATE_MS, RESULT_TTL_MS, SOON_MS, Worker},
+    words::{KEY_TTL_MS, LATE_MS, RESULT_TTL_MS, SOON_MS, TOLD_MS, Worker},
 };
 
 /// The time that every entry id carries here, and the number before the first one: as by a server
@@ -61,7 +61,7 @@ impl Names {
         let known_worker = |id: &str| Worker::of(id).map_or(id.to_owned(), |w| w.to_string());
         Some(match part.as_str() {
             "expires" => {
-                (format!("{key} expires"), self.time(&first, &[RESULT_TTL_MS, KEY_TTL_MS]))
+                (format!("{key} expires"), self.time(&first, &[RESULT_TTL_MS, KEY_TTL_MS, TOLD_MS]))
             }
             "text" if key == "help" => {
                 let says = if first == keys::HELP { "as it is shipped" } else { &first };
@@ -92,6 +92,7 @@ impl Names {
                 let field = match key.as_str() {
                     "heartbeat" | "info" => known_worker(&first),
                     "suspects" => suspect(&first),
+                    key if key.starts_with("asked:") => self.task(&first),
                     _ => first.clone(),
                 };
                 let says = self.field(&key, &first, &second);
@@ -109,6 +110,9 @@ impl Names {
             .unwrap_or(key);
         match short.split_once(':') {
             Some(("task", id)) => format!("task:{}", self.task(id)),
+            Some(("asked", id)) => {
+                format!("asked:{}", Worker::of(id).map_or(id.to_owned(), |w| w.to_string()))
+            }
             _ => short.to_owned(),
         }
     }
@@ -137,8 +141,22 @@ impl Names {
             (_, "enqueued" | "started" | "finished" | "died" | "parked") => self.time(value, &[0]),
             (_, "worker") => Worker::of(value).map_or(value.to_owned(), |w| w.to_string()),
             (_, "entry") => entry(value),
+            (_, field) if field.starts_with("attempt:") => self.past_run(value),
             _ => value.to_owned(),
         }
+    }
+
+    fn past_run(&self, json: &str) -> String {
+        let Ok(run) = serde_json::from_str::<serde_json::Value>(json) else {
+            return json.to_owned();
+        };
+        let time = |name: &str| match &run[name] {
+            serde_json::Value::Null => "never".to_owned(),
+            ms => self.time(&ms.to_string(), &[0]),
+        };
+        let text = |name: &str| run[name].as_str().unwrap_or("?").to_owned();
+        let worker = Worker::of(&text("worker")).map_or(text("worker"), |w| w.to_string());
+        format!("{} to {} by {worker}: {}", time("started"), time("finished"), text("error"))
     }
 
     pub fn beat(&self, value: &str) -> String {

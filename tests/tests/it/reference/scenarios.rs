@@ -263,6 +263,52 @@ pub fn fills_up() -> Scenario {
     scenario([Command::Cap(Some(3)), enqueue([CALL, known, late, CALL]), enqueue([known, CALL])])
 }
 
+/// Tasks that wait in every way, and one that runs, are cancelled; those that wait end unstarted.
+pub fn cancels_what_waits_and_what_runs() -> Scenario {
+    let delayed = Call { delay: Some(Delay::Late), ..CALL };
+    let (parked, soon) = (Verdict::Park(Delay::Late), Verdict::Retry(Delay::Soon));
+    let mut commands = vec![
+        enqueue([CALL, CALL, CALL, delayed]),
+        fetch(Worker::A, 2),
+        Command::Beat { worker: Worker::A },
+        Command::Start { worker: Worker::A, picks: vec![0, 1] },
+        Command::Progress { worker: Worker::A, pick: 0 },
+        settle(Worker::A, [end(1, parked)]),
+    ];
+    commands.extend([3, 0, 1, 2, 2].map(|task| Command::Cancel { task }));
+    commands.extend([
+        Command::Beat { worker: Worker::A },
+        settle(Worker::A, [end(0, soon)]),
+        Command::Cancel { task: 0 },
+        fetch(Worker::B, 8),
+        Command::Start { worker: Worker::B, picks: vec![0, 1, 2, 3] },
+        settle(Worker::B, [0, 1, 2, 3].map(|pick| end(pick, Verdict::Cancel))),
+        Command::Cancel { task: 0 },
+    ]);
+    scenario(commands)
+}
+
+/// A run that was given to another tells how far it is.
+pub fn tells_of_a_run_that_is_anothers() -> Scenario {
+    scenario([
+        enqueue([CALL]),
+        fetch(Worker::A, 1),
+        Command::Start { worker: Worker::A, picks: vec![0] },
+        recover(Worker::A),
+        Command::Progress { worker: Worker::A, pick: 0 },
+        fetch(Worker::B, 1),
+        Command::Start { worker: Worker::B, picks: vec![0] },
+        Command::Progress { worker: Worker::A, pick: 0 },
+        Command::Progress { worker: Worker::B, pick: 0 },
+        settle(Worker::B, [end(0, Verdict::Retry(Delay::Soon))]),
+        Command::Tick(Clock::Right),
+        fetch(Worker::B, 1),
+        Command::Start { worker: Worker::B, picks: vec![0] },
+        settle(Worker::B, [end(0, Verdict::Complete)]),
+        Command::Cancel { task: 0 },
+    ])
+}
+
 /// A name, and what makes the scenario.
 type Named = (&'static str, fn() -> Scenario);
 
@@ -285,4 +331,6 @@ pub const ALL: &[Named] = &[
     ("parks_twice", parks_twice),
     ("counts_what_is_gone", counts_what_is_gone),
     ("fills_up", fills_up),
+    ("cancels_what_waits_and_what_runs", cancels_what_waits_and_what_runs),
+    ("tells_of_a_run_that_is_anothers", tells_of_a_run_that_is_anothers),
 ];

@@ -39,6 +39,8 @@ pub struct Server {
     pub suspects: BTreeMap<(Stream, u32), Worker>,
     pub beats: BTreeMap<Worker, Beat>,
     pub informed: BTreeSet<Worker>,
+    /// The tasks that a worker is asked to end, and until when it is told.
+    pub asked: BTreeMap<Worker, (BTreeSet<usize>, Stamp)>,
     /// The queue stands in the list of queues.
     pub listed: bool,
     pub helped: bool,
@@ -178,7 +180,7 @@ impl Server {
         self.parked.entry(name).or_default()
     }
 
-    fn make_ready(&mut self, task: usize, moved: &mut u64, gone: &mut u64) {
+    pub fn make_ready(&mut self, task: usize, moved: &mut u64, gone: &mut u64) {
         let Some((stream, body)) = self.waiting.remove(&task) else {
             *gone += 1;
             return;
@@ -188,7 +190,7 @@ impl Server {
         *moved += 1;
     }
 
-    fn list_parked(&mut self, name: Name) {
+    pub fn list_parked(&mut self, name: Name) {
         match self.parked_as(name).values().min().copied() {
             Some(first) => self.parked_names.insert(name, first),
             None => self.parked_names.remove(&name),
@@ -242,7 +244,9 @@ impl Server {
         *count += 1;
         self.informed.insert(worker);
         let beats = self.beats.iter().map(|(worker, beat)| (*worker, beat.to_string())).collect();
-        Answer::Alive { run: (!self.hides_run).then_some(self.run), beats }
+        let asked = self.asked.get(&worker).into_iter().flat_map(|(tasks, _)| tasks);
+        let asked = asked.map(|task| format!("t{task}")).collect();
+        Answer::Alive { run: (!self.hides_run).then_some(self.run), beats, asked }
     }
 
     /// What a caller passes who has seen this of a worker.

@@ -11,8 +11,35 @@ use super::{
     words::{End, RESULT_TTL_MS, Stamp, Verdict, Worker},
 };
 
+/// What a start comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Started {
+    Runs,
+    Gone,
+    Cancelled,
+}
+
 /// From which server and which making of the groups something was read.
 pub type Epoch = (usize, Option<usize>);
+
+/// The field that keeps a run which failed; no test here has more.
+fn past_run(attempt: u32) -> &'static str {
+    const PAST: [&str; 12] = [
+        "attempt:1",
+        "attempt:2",
+        "attempt:3",
+        "attempt:4",
+        "attempt:5",
+        "attempt:6",
+        "attempt:7",
+        "attempt:8",
+        "attempt:9",
+        "attempt:10",
+        "attempt:11",
+        "attempt:12",
+    ];
+    PAST[attempt as usize - 1]
+}
 
 impl Server {
     pub fn epoch(&self) -> Epoch {
@@ -25,14 +52,14 @@ impl Server {
         !self.hides_run || body.map(Body::run) == Some(delivery.body.run())
     }
 
-    /// `None`: the fence. Otherwise of each whether the worker still holds it.
+    /// `None`: the fence.
     pub fn start(
         &mut self,
         epoch: Epoch,
         worker: Worker,
         batch: &[Delivery],
         now: Stamp,
-    ) -> Option<Vec<bool>> {
+    ) -> Option<Vec<Started>> {
         if epoch != self.epoch() {
             return None;
         }
@@ -40,10 +67,16 @@ impl Server {
             let Delivery { stream, entry, body, .. } = delivery;
             let mine =
                 self.ready(*stream).is_pending_of(worker, *entry) && self.means_the_same(delivery);
-            if mine && body.crashes > 0 {
+            if !mine {
+                return Started::Gone;
+            }
+            if body.call.tracked && self.is_cancelled(body.task) {
+                return Started::Cancelled;
+            }
+            if body.crashes > 0 {
                 self.suspects.insert((*stream, *entry), worker);
             }
-            if mine && body.call.tracked {
+            if body.call.tracked {
                 let fields = [
                     ("state", "running".to_owned()),
                     ("attempt", body.attempt.to_string()),
@@ -53,7 +86,7 @@ impl Server {
                 ];
                 self.note(body.task, fields);
             }
-            mine
+            Started::Runs
         });
         Some(started.collect())
     }
@@ -129,6 +162,11 @@ impl Server {
                 self.delayed.insert(held.task, due);
                 self.wait(Body { attempt: held.attempt + 1, ..body });
                 self.waits(held, tracked, "retrying", Some("broken"));
+                if tracked {
+                    let started = if end.ran { now.to_string() } else { "never".to_owned() };
+                    let past = format!("{started} to {now} by {worker}: broken");
+                    self.note(held.task, [(past_run(held.attempt), past)]);
+                }
             }
             (Verdict::Defer(delay), Some(body)) => {
                 self.delayed.insert(held.task, Stamp { later_ms: delay.ms(), ..now });
@@ -186,7 +224,7 @@ impl Server {
         }
         let record = self.records.entry(held.task).or_default();
         if held.call.tracked {
-            record.fields.retain(|field, _| !["error", "entry"].contains(field));
+            record.fields.retain(|field, _| !["error", "entry", "progress"].contains(field));
         }
         if end.ran {
             record.fields.insert("started", now.to_string());

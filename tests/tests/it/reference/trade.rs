@@ -104,6 +104,16 @@ impl Case<'_> {
             Command::Unpark(name) => {
                 told(client.unpark(&shard(), name.as_str()).await, Answer::Unparked)
             }
+            Command::Cancel { task } => {
+                let id = self.names.tasks[*task].parse().expect("the id of an accepted task");
+                told(client.cancel(&id, "somebody").await, Answer::Cancelled)
+            }
+            Command::Progress { worker, pick } => {
+                let envelope = &self.workers[*worker as usize].hand[*pick].contents;
+                let envelope = &envelope.as_ref().map_err(|error| error.to_string())?.envelope;
+                let (id, attempt) = (&envelope.id, envelope.attempt);
+                told(client.progress(id, worker.id(), attempt, "7").await, Answer::Noted)
+            }
             Command::Look => look(&client, after).await.unwrap_or_else(|error| failed(&error)),
             other => unreachable!("{other:?} is no call"),
         }
@@ -280,6 +290,7 @@ async fn look(client: &Client, after: &State) -> Result<Told, BrokerError> {
 }
 
 fn alive(beats: &Beats, names: &Names) -> Answer {
+    let beats_asked = &beats.asked;
     let run = names.runs.iter().position(|run| *run == beats.server);
     let beats = beats.of.iter().filter_map(|(id, beat)| {
         let text = match beat {
@@ -290,7 +301,8 @@ fn alive(beats: &Beats, names: &Names) -> Answer {
         };
         Worker::of(id).map(|worker| (worker, text))
     });
-    Answer::Alive { run, beats: beats.collect() }
+    let asked = beats_asked.keys().map(|id| names.task(id)).collect();
+    Answer::Alive { run, beats: beats.collect(), asked }
 }
 
 fn told<T>(result: Result<T, BrokerError>, answer: impl FnOnce(T) -> Answer) -> Told {
@@ -308,6 +320,7 @@ struct Raw {
     attempt: u32,
     crashes: u32,
     parked: Option<String>,
+    cancelled: bool,
 }
 
 impl Raw {
@@ -322,6 +335,7 @@ impl Raw {
             attempt: envelope.map_or(0, |envelope| envelope.attempt),
             crashes: envelope.map_or(0, |envelope| envelope.crashes),
             parked: parked.map(|at| at.timestamp_millis().to_string()),
+            cancelled: delivery.cancelled_by.is_some(),
         }
     }
 
@@ -333,6 +347,7 @@ impl Raw {
             attempt: raw.attempt,
             crashes: raw.crashes,
             parked: raw.parked.map(|at| names.time(&at, &[0])),
+            cancelled: raw.cancelled,
         };
         all.into_iter().map(seen).collect()
     }

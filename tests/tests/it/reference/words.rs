@@ -1,8 +1,11 @@
 //! What the model and the scripts are told to do, and what both answer.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
-use umbel_broker::keys::Stream;
+use umbel_broker::{Cancel, keys::Stream};
 use umbel_proto::Priority;
 
 /// The workers. `A` and `B` are of one start of a process.
@@ -132,6 +135,15 @@ pub enum Command {
     },
     Tick(Clock),
     Unpark(Name),
+    /// Somebody wants a task ended.
+    Cancel {
+        task: usize,
+    },
+    /// The run of a delivery in the worker's hand tells how far it is.
+    Progress {
+        worker: Worker,
+        pick: usize,
+    },
     Look,
     /// The queue's cap, as an operator sets it.
     Cap(Option<u32>),
@@ -173,6 +185,7 @@ pub struct Seen {
     pub attempt: u32,
     pub crashes: u32,
     pub parked: Option<String>,
+    pub cancelled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +199,8 @@ pub enum Answer {
     Alive {
         run: Option<usize>,
         beats: BTreeMap<Worker, String>,
+        /// Tasks that somebody wants the caller to end.
+        asked: BTreeSet<String>,
     },
     Fenced,
     Declared(bool),
@@ -203,6 +218,10 @@ pub enum Answer {
     },
     Skewed,
     Unparked(u64),
+    /// `None`: nothing is known of the task.
+    Cancelled(Option<Cancel>),
+    /// Whether the progress was that of the run in the record.
+    Noted(bool),
     /// How the queue stands, and who reads it for certain; `None`: no such queue is known.
     Stands(Option<Standing>),
     /// Only of the real thing.
@@ -304,6 +323,8 @@ pub const LATE_MS: i64 = 3_600_000;
 pub const RESULT_TTL_MS: i64 = 2 * 3_600_000;
 /// How long an idempotency key is.
 pub const KEY_TTL_MS: i64 = 24 * 3_600_000;
+/// How long a worker is told of a cancel.
+pub const TOLD_MS: i64 = 600_000;
 /// How often every task is tried.
 pub const ATTEMPTS_MAX: u32 = 3;
 
