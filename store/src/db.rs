@@ -1,12 +1,15 @@
 //! [`Db`], the pool, and [`Tx`], a transaction: all that an application sees of Postgres.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgPool, postgres::PgPoolOptions};
 
 use crate::{
-    Bind, SettingsError, StoreError, StoreSettings,
+    SettingsError, StoreError, StoreSettings,
     session::{Session, ping},
     statement::fill,
 };
@@ -22,6 +25,13 @@ const CONNECTION_LIFE_MAX: Duration = Duration::from_secs(30 * 60);
 /// A connection that came back a moment ago answered then; asking it again would double the round
 /// trips under load.
 const IDLE_CHECKED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often work that may be repeated is tried, with these waits: 10, 20, 40, 80 ms.
+const TIMES_MAX: u32 = 5;
+const AGAIN_AFTER: Duration = Duration::from_millis(10);
+
+/// Whoever has waited this long for a connection need not begin again: its caller can.
+const AGAIN_WITHIN: Duration = Duration::from_secs(5);
 
 /// A pool of connections to Postgres, direct or through a transaction pooler. Cheap to clone.
 ///
@@ -146,8 +156,9 @@ impl Db {
     /// to Postgres, and only through its `tx`: a call on `Db` from inside waits for a connection
     /// that the transactions around it may be holding.
     ///
-    /// `Unavailable` may also mean that the answer to the commit was lost; [`once`](Self::once)
-    /// tells the two apart.
+    /// Where the answer to the commit is lost nobody knows whether it was done
+    /// ([`StoreError::CommitUnknown`]); [`once`](Self::once) finds out when it is called again. Work
+    /// that may run more than once goes through [`repeated`](Self::repeated).
     ///
     /// ```no_run
     /// # async fn example(db: umbel_store::Db) -> Result<(), umbel_store::StoreError> {
@@ -166,6 +177,28 @@ impl Db {
         E: From<StoreError>,
     {
         self.transaction_within(self.statement_timeout, work).await
+    }
+
+    /// As [`transaction`](Self::transaction), for work that may run more than once: after a lost race
+    /// with another transaction, or a connection that broke before the commit was sent, it is run
+    /// again in a new transaction, five times at most within five seconds. What it changes outside of
+    /// `tx` it must bear to change again.
+    pub async fn repeated<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        F: AsyncFn(&mut Tx) -> Result<T, StoreError>,
+    {
+        let began = Instant::now();
+        let mut pause = AGAIN_AFTER;
+        for _ in 1..TIMES_MAX {
+            match self.transaction(async |tx| work(tx).await).await {
+                Err(StoreError::Conflict(_) | StoreError::Unavailable(_))
+                    if began.elapsed() < AGAIN_WITHIN => {}
+                ended => return ended,
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.transaction(async |tx| work(tx).await).await
     }
 
     /// As [`transaction`](Self::transaction), with a time limit of its own for each statement.
@@ -256,19 +289,6 @@ impl Tx {
         Ok(self.rows_upto(1, sql, params).await?.pop())
     }
 
-    /// As [`rows`](Self::rows), with ordinary binds for `$1`, `$2`, …: four round trips, and the
-    /// way for `bytea`.
-    pub async fn bound<T: DeserializeOwned>(
-        &mut self,
-        sql: &'static str,
-        binds: &[Bind<'_>],
-    ) -> Result<Vec<T>, StoreError> {
-        self.failed = true;
-        let rows = self.session.bound(sql, binds, ROWS_MAX).await?;
-        self.failed = false;
-        Ok(rows)
-    }
-
     async fn rows_upto<T: DeserializeOwned>(
         &mut self,
         limit: usize,
@@ -288,7 +308,12 @@ impl Tx {
             return Err(StoreError::Aborted);
         }
         let result = self.session.execute("commit".to_owned()).await;
-        self.session.give_back(result).map(drop)
+        match self.session.give_back(result) {
+            Ok(_) => Ok(()),
+            // It may have arrived.
+            Err(StoreError::Unavailable(source)) => Err(StoreError::CommitUnknown(source)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn rollback(mut self) -> Result<(), StoreError> {

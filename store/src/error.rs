@@ -13,6 +13,10 @@ pub enum StoreError {
     /// through [`Db::once`](crate::Db::once).
     #[error("postgres is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The connection broke after the commit was sent and before its answer came: the transaction may
+    /// have taken effect or not. [`Db::once`](crate::Db::once), called again, finds out.
+    #[error("postgres did not answer a commit: it may have happened")]
+    CommitUnknown(#[source] Box<dyn Error + Send + Sync>),
     /// Postgres does not let us in. The same call works only after somebody has changed the
     /// settings, or the user, the database or the rules of access on the server.
     #[error("postgres denies access: user, password and database of its address must be right")]
@@ -77,7 +81,13 @@ pub struct Refusal {
 impl StoreError {
     /// Whether the same call may work later without a change of program, data or schema.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TooSlow { .. } | Self::Conflict(_))
+        matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::CommitUnknown(_)
+                | Self::TooSlow { .. }
+                | Self::Conflict(_)
+        )
     }
 
     /// Reads sqlx' error; `limit` is the time limit that the statement ran under.

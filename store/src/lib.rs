@@ -2,12 +2,10 @@
 //! happen once.
 //!
 //! Behind PgBouncer or Supavisor in transaction mode each statement may land on another server
-//! connection, so that prepared statements answer other clients' questions. [`Db`] offers only the
-//! two forms for which that cannot happen:
-//!
-//! - **A**, one round trip: [`Db::rows`], [`Db::row`], [`Db::execute`], and the same on [`Tx`]. The
-//!   SQL is fixed text with one `{params}`, where all parameters arrive as one `jsonb` value.
-//! - **B**, ordinary binds inside a transaction: [`Tx::bound`].
+//! connection, so that prepared statements answer other clients' questions. [`Db`] offers only a
+//! form for which that cannot happen: [`Db::rows`], [`Db::row`], [`Db::execute`], and the same on
+//! [`Tx`]. The SQL is fixed text with one `{params}`, where all parameters arrive as one `jsonb`
+//! value; each statement is one message of the simple protocol, and nothing is ever prepared.
 //!
 //! Not to be had here: `LISTEN`, session locks, `SET`, temporary tables, named statements.
 
@@ -22,5 +20,4 @@ mod statement;
 pub use db::{Db, Tx};
 pub use error::{Refusal, StoreError};
 pub use migrate::{Migration, MigrationError};
-pub use session::Bind;
 pub use settings::{SettingsError, StoreSettings};

@@ -1,17 +1,15 @@
 //! One pooled connection, and the only place that hands SQL to sqlx.
 #![expect(
     clippy::disallowed_methods,
-    reason = "the two forms that are safe behind a transaction pooler are built here, only here"
+    reason = "the form that is safe behind a transaction pooler is built here, only here"
 )]
 
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Row,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgRow},
-    query::Query,
+    AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Row, pool::PoolConnection,
+    postgres::PgRow,
 };
 
 use crate::{StoreError, statement::as_json_rows};
@@ -26,17 +24,6 @@ const RETURN_MAX: Duration = Duration::from_secs(5);
 /// A transaction whose owner is busy elsewhere holds one of the few server connections that all
 /// clients share.
 const IDLE_IN_TRANSACTION_MAX: Duration = Duration::from_secs(60);
-
-/// A value for `$1`, `$2`, … of [`Tx::bound`](crate::Tx::bound).
-#[derive(Debug, Clone, Copy)]
-pub enum Bind<'a> {
-    /// A `bigint`.
-    Int(i64),
-    /// A `text`, without NUL.
-    Text(&'a str),
-    /// A `bytea`: what JSON could carry only in disguise.
-    Bytes(&'a [u8]),
-}
 
 /// A connection taken from the pool. It goes back only through [`give_back`](Self::give_back);
 /// dropped before that, by a panic or a cancelled call, it is closed: nobody may find half an
@@ -94,24 +81,6 @@ impl Session {
         limit: usize,
     ) -> Result<Vec<T>, StoreError> {
         self.fetch(as_json_rows(statement, limit + 1), limit).await
-    }
-
-    /// Form B: only inside a transaction, for there all messages reach the same server connection.
-    pub(crate) async fn bound<T: DeserializeOwned>(
-        &mut self,
-        statement: &str,
-        binds: &[Bind<'_>],
-        limit: usize,
-    ) -> Result<Vec<T>, StoreError> {
-        let query =
-            sqlx::query(AssertSqlSafe(as_json_rows(statement, limit + 1))).persistent(false);
-        let query = binds.iter().fold(query, |query: Query<'_, _, PgArguments>, bind| match bind {
-            Bind::Int(value) => query.bind(value),
-            Bind::Text(value) => query.bind(value),
-            Bind::Bytes(value) => query.bind(value),
-        });
-        let rows = query.fetch_all(&mut *self.connection);
-        decode(answer(self.limit, rows).await?, limit)
     }
 
     /// Ends the use of the connection after its last statement, which came to `result`.

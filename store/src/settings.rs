@@ -6,9 +6,10 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
-/// What other clients understand and sqlx does not. They all ask for what the store does anyway: no
-/// prepared statements. Left in, sqlx would warn about them on every start.
-const POOLER_PARAMETERS: [&str; 4] = ["raw_sql", "no_prepare", "statement_cache_size", "pgbouncer"];
+/// What other clients understand and sqlx does not. They all ask for what the store does always: only
+/// the simple protocol, nothing prepared, nothing cached. Left in, sqlx would warn about them.
+const POOLER_SWITCHES: [&str; 3] = ["raw_sql", "no_prepare", "pgbouncer"];
+const POOLER_CACHE: &str = "statement_cache_size";
 
 const EXAMPLE: &str = "postgres://user:password@host:port/database";
 
@@ -23,8 +24,8 @@ const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
     /// `DATABASE_URL`: `postgres://user:password@host:port/database`. The parameters `raw_sql`,
-    /// `no_prepare`, `statement_cache_size` and `pgbouncer`, which others need behind a pooler, are
-    /// accepted and change nothing.
+    /// `no_prepare`, `pgbouncer` (`true`, `false`) and `statement_cache_size` (a number), which others
+    /// need behind a pooler, are read and change nothing: what they ask for is always done.
     pub url: SecretString,
     /// `DATABASE_MAX_CONNECTIONS`: the most connections at a time. Default 10.
     pub max_connections: u32,
@@ -133,11 +134,20 @@ fn without_pooler_parameters(url: &str) -> Result<Url, SettingsError> {
             "DATABASE_URL must begin with postgres:// or postgresql://".into(),
         ));
     }
-    let kept: Vec<(String, String)> = url
-        .query_pairs()
-        .filter(|(key, _)| !POOLER_PARAMETERS.contains(&key.as_ref()))
-        .map(|(key, value)| (key.into_owned(), value.into_owned()))
-        .collect();
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (key, value) in url.query_pairs() {
+        if POOLER_SWITCHES.contains(&key.as_ref()) {
+            if value.parse::<bool>().is_err() {
+                return Err(SettingsError(format!("`{key}` in DATABASE_URL is true or false")));
+            }
+        } else if key == POOLER_CACHE {
+            if value.parse::<u32>().is_err() {
+                return Err(SettingsError(format!("`{key}` in DATABASE_URL is a number")));
+            }
+        } else {
+            kept.push((key.into_owned(), value.into_owned()));
+        }
+    }
     url.set_query(None);
     if !kept.is_empty() {
         url.query_pairs_mut().extend_pairs(kept);
@@ -184,6 +194,11 @@ mod tests {
             refusal(|s| s.url = format!("{URL}?sslmode=perhaps").into())
                 .starts_with("DATABASE_URL cannot be used")
         );
+        for wrong in ["raw_sql=perhaps", "no_prepare=", "statement_cache_size=none"] {
+            let name = wrong.split('=').next().expect("a name");
+            let told = refusal(|s| s.url = format!("{URL}?{wrong}").into());
+            assert!(told.contains(&format!("`{name}` in DATABASE_URL")), "{told}");
+        }
         assert!(refusal(|s| s.max_connections = 0).starts_with("DATABASE_MAX_CONNECTIONS"));
         assert!(refusal(|s| s.min_connections = 11).starts_with("DATABASE_MIN_CONNECTIONS"));
         assert!(

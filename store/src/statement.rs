@@ -1,4 +1,4 @@
-//! Fixed SQL text and its parameters become one self-contained statement: form A's pure half.
+//! Fixed SQL text and its parameters become one self-contained statement.
 
 use std::borrow::Cow;
 

@@ -34,6 +34,7 @@
 
 mod application;
 mod cli;
+mod database;
 mod death;
 mod dev;
 mod env;

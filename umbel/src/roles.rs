@@ -163,7 +163,7 @@ async fn work(worker: Worker, shutdown: CancellationToken) -> anyhow::Result<()>
 }
 
 fn setup(settings: &Settings, client: Client) -> anyhow::Result<Setup> {
-    let db = settings.store()?.map(|store| Db::open(&store)).transpose()?;
+    let db = settings.database.store()?.map(|store| Db::open(&store)).transpose()?;
     Ok(Setup { env: Env::of_process(), client, db })
 }
 

@@ -13,6 +13,7 @@ use umbel_worker::WorkerError;
 use crate::{
     Application, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
+    database::Environment,
     dev::{DevError, Folder, Services, Wants},
     roles,
     settings::{Settings, SettingsError},
@@ -174,7 +175,7 @@ async fn dev<S>(
     settings.port = held.local_addr()?.port();
     let wants = Wants {
         redis: settings.redis_url.is_none(),
-        postgres: settings.database_url.is_none() && !application.migrations.is_empty(),
+        postgres: settings.database.database_url.is_none() && !application.migrations.is_empty(),
     };
     let shutdown = CancellationToken::new();
     tokio::spawn(roles::on_signal(shutdown.clone())?);
@@ -193,10 +194,11 @@ async fn dev<S>(
         settings.redis_url = Some(SecretString::from(url));
     }
     if let Some(url) = services.database_url() {
-        settings.database_url = Some(SecretString::from(url));
+        settings.database.database_url = Some(SecretString::from(url));
         // One from the environment leads past a pooler to a database that is not this one.
-        settings.database_direct_url = None;
+        settings.database.database_direct_url = None;
     }
+    settings.database.environment.get_or_insert(Environment::Development);
     if settings.jwt_secret.is_none() {
         settings.jwt_secret = Some(folder.secret("jwt")?);
     }

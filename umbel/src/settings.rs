@@ -11,11 +11,10 @@ use secrecy::{ExposeSecret, SecretString};
 use umbel_api::{ApiSettings, JwtSettings};
 use umbel_broker::BrokerSettings;
 use umbel_proto::QueueName;
-use umbel_store::StoreSettings;
 use umbel_worker::WorkerSettings;
 use uuid::Uuid;
 
-use crate::telemetry::Format;
+use crate::{database::DatabaseArgs, roles::Role, telemetry::Format};
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
 /// supervisor with it: starting again would not mend it.
@@ -38,28 +37,8 @@ pub(crate) struct Settings {
     #[arg(long, env = "REDIS_URL", global = true, hide_env_values = true, value_parser = secret)]
     pub redis_url: Option<SecretString>,
 
-    /// Where Postgres is: postgres://user:password@host:5432/database; a transaction pooler will do
-    #[arg(long, env = "DATABASE_URL", global = true, hide_env_values = true, value_parser = secret)]
-    pub database_url: Option<SecretString>,
-
-    /// Postgres past the pooler, for migrations
-    #[arg(
-        long,
-        env = "DATABASE_DIRECT_URL",
-        global = true,
-        hide_env_values = true,
-        value_parser = secret
-    )]
-    pub database_direct_url: Option<SecretString>,
-
-    /// The most connections to Postgres that one process opens
-    #[arg(
-        long,
-        env = "DATABASE_MAX_CONNECTIONS",
-        global = true,
-        default_value_t = StoreSettings::MAX_CONNECTIONS
-    )]
-    pub database_max_connections: u32,
+    #[command(flatten)]
+    pub database: DatabaseArgs,
 
     /// The address that the API listens on
     #[arg(long, env = "HOST", global = true, default_value = "127.0.0.1")]
@@ -123,7 +102,7 @@ pub(crate) struct Settings {
     pub allow_volatile: bool,
 }
 
-fn secret(text: &str) -> Result<SecretString, Infallible> {
+pub(crate) fn secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))
 }
 
@@ -137,28 +116,6 @@ impl Settings {
             )
         })?;
         let settings = BrokerSettings { url: url.clone() };
-        settings.check().map_err(|error| SettingsError(error.to_string()))?;
-        Ok(settings)
-    }
-
-    /// `None` where no database was named.
-    pub fn store(&self) -> Result<Option<StoreSettings>, SettingsError> {
-        given(&self.database_url).map(|url| self.store_at(url)).transpose()
-    }
-
-    /// For migrations: past the pooler where a way was named.
-    pub fn store_direct(&self) -> Result<Option<StoreSettings>, SettingsError> {
-        match given(&self.database_direct_url) {
-            Some(url) => self.store_at(url).map(Some),
-            None => self.store(),
-        }
-    }
-
-    fn store_at(&self, url: &SecretString) -> Result<StoreSettings, SettingsError> {
-        let settings = StoreSettings {
-            max_connections: self.database_max_connections,
-            ..StoreSettings::new(url.clone())
-        };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(settings)
     }
@@ -217,32 +174,31 @@ impl Settings {
     /// What `up` needs, together: one wrong setting stops all roles before one has started.
     pub fn check_all(&self, name: &str, has_tables: bool) -> Result<(), SettingsError> {
         self.broker()?;
-        if self.store()?.is_none() && has_tables {
+        if self.database.store()?.is_none() && has_tables {
             return Err(SettingsError(NO_DATABASE.to_owned()));
         }
-        self.store_direct()?;
+        self.database.store_direct()?;
         self.api(name)?;
         self.worker()?;
         Ok(())
     }
 
-    /// These settings as environment, for the processes of the roles: secrets must not stand on a
+    /// These settings as environment, for the process of a role: secrets must not stand on a
     /// command line.
-    pub fn as_env(&self) -> Vec<(&'static str, String)> {
+    pub fn as_env(&self, role: Role) -> Vec<(&'static str, String)> {
         let secret =
             |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
         let queues: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
         let optional = [
             ("REDIS_URL", secret(&self.redis_url)),
-            ("DATABASE_URL", secret(&self.database_url)),
-            ("DATABASE_DIRECT_URL", secret(&self.database_direct_url)),
+            ("DATABASE_URL", secret(&self.database.database_url)),
+            ("DATABASE_DIRECT_URL", secret(&self.database.database_direct_url)),
             ("JWT_SECRET", secret(&self.jwt_secret)),
             ("JWT_ISSUER", self.jwt_issuer.clone()),
             ("JWT_AUDIENCE", self.jwt_audience.clone()),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
         ];
         let fixed = [
-            ("DATABASE_MAX_CONNECTIONS", self.database_max_connections.to_string()),
             ("HOST", self.host.clone()),
             ("LOG_LEVEL", self.log_level.clone()),
             ("LOG_FORMAT", self.log_format.as_str().to_owned()),
@@ -256,7 +212,7 @@ impl Settings {
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        named.chain(fixed).collect()
+        named.chain(fixed).chain(self.database.as_env(role)).collect()
     }
 }
 
@@ -265,7 +221,7 @@ pub(crate) const NO_DATABASE: &str =
     "DATABASE_URL must be set: this application keeps tables in Postgres";
 
 /// A variable that is set to nothing counts as not set, as in compose files and dashboards.
-fn given(secret: &Option<SecretString>) -> Option<&SecretString> {
+pub(crate) fn given(secret: &Option<SecretString>) -> Option<&SecretString> {
     secret.as_ref().filter(|text| !text.expose_secret().is_empty())
 }
 
@@ -323,7 +279,7 @@ mod tests {
     fn a_child_gets_the_same_settings_by_its_environment() {
         let parent =
             settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
-        let env = parent.as_env();
+        let env = parent.as_env(Role::Worker);
         let value = |name| env.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
         assert_eq!(value("REDIS_URL"), Some("redis://h:7000"));
         assert_eq!(value("QUEUES"), Some("a,b"));

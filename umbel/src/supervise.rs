@@ -151,7 +151,7 @@ impl Keeper {
     fn spawn(&self, boot: &str) -> io::Result<Child> {
         Command::new(env::current_exe()?)
             .arg(self.role.as_str())
-            .envs(self.settings.as_env())
+            .envs(self.settings.as_env(self.role))
             .env(BOOT_ID, boot)
             .env(SUPERVISED, "1")
             // Ends when this process does, SIGKILL included.

@@ -18,7 +18,7 @@ pub(crate) async fn migrate<S>(
     application: &Application<S>,
     settings: &Settings,
 ) -> anyhow::Result<usize> {
-    let store = settings.store_direct()?.ok_or_else(|| {
+    let store = settings.database.store_direct()?.ok_or_else(|| {
         SettingsError("DATABASE_URL must be set: there is no database to change".to_owned())
     })?;
     let db = Db::open(&store)?;

@@ -44,6 +44,8 @@ pub enum Act {
     Block(u64),
     /// Aborts the process.
     Abort,
+    /// Aborts the process once its effect is committed, the first time.
+    AbortAfterEffect,
 }
 
 impl Act {
@@ -56,6 +58,7 @@ impl Act {
             Self::Fail(_) => "fail",
             Self::Block(_) => "block",
             Self::Abort => "abort",
+            Self::AbortAfterEffect => "abort-after-effect",
         }
     }
 }
@@ -83,6 +86,8 @@ impl Task for Trial {
     const NAME: &'static str = "trial";
     const OPTIONS: TaskOptions = TaskOptions::DEFAULT
         .queue(QUEUE)
+        // An outage of the database spends attempts; this many outlive it.
+        .max_attempts(50)
         .retry(RetryPolicy::exponential(Duration::from_millis(200), Duration::from_secs(1)))
         .over_http();
     /// The attempt that succeeded.
@@ -129,24 +134,28 @@ impl Handler<Desk> for Trial {
 impl Trial {
     async fn act(self, ctx: &Context<Desk>) -> TaskResult<u32> {
         let attempt = ctx.run().attempt;
-        match self.act {
-            Act::Go => {}
-            Act::Sleep(ms) => sleep(Duration::from_millis(ms)).await,
-            Act::Fail(times) if attempt <= times => return Err(TaskError::from("not yet")),
+        match &self.act {
+            Act::Go | Act::AbortAfterEffect => {}
+            Act::Sleep(ms) => sleep(Duration::from_millis(*ms)).await,
+            Act::Fail(times) if attempt <= *times => return Err(TaskError::from("not yet")),
             Act::Fail(_) => {}
-            Act::Block(ms) => std::thread::sleep(Duration::from_millis(ms)),
+            Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
         }
         if let Some(db) = &ctx.app().db {
-            let token = effect(db, ctx).await?;
+            let mut is_first = false;
+            let token = effect(db, ctx, &mut is_first).await?;
             ctx.app().write(Event::Effect, ctx, Some(&token.simple().to_string()))?;
+            if is_first && self.act == Act::AbortAfterEffect {
+                std::process::abort();
+            }
         }
         Ok(attempt)
     }
 }
 
-/// Has the effect once, and returns the token of the run that had it.
-async fn effect(db: &Db, ctx: &Context<Desk>) -> Result<Uuid, StoreError> {
+/// Has the effect once, and returns the token of the run that had it; whether it was this one.
+async fn effect(db: &Db, ctx: &Context<Desk>, is_first: &mut bool) -> Result<Uuid, StoreError> {
     let task = ctx.task_id();
     db.once(task, "effect", async |tx| {
         let effect = Effect { task_id: task.as_str(), token: Uuid::new_v4() };
@@ -156,6 +165,7 @@ async fn effect(db: &Db, ctx: &Context<Desk>) -> Result<Uuid, StoreError> {
             &effect,
         )
         .await?;
+        *is_first = true;
         Ok(effect.token)
     })
     .await

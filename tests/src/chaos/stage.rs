@@ -45,6 +45,14 @@ const FEED_EVERY: Duration = Duration::from_millis(50);
 /// Tokens of the API, which nobody asks here.
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
+/// Where the effects of tasks go.
+#[derive(Debug)]
+struct Database {
+    server: &'static PostgresServer,
+    pooler: PgBouncer,
+    tables: TestDatabase<'static>,
+}
+
 /// One scenario's services and what is known of it so far.
 #[derive(Debug)]
 pub struct Stage {
@@ -54,16 +62,25 @@ pub struct Stage {
     pub dice: StdRng,
     pub accepted: Vec<TaskId>,
     pub faults: Vec<Fault>,
-    database: Option<(PgBouncer, TestDatabase<'static>)>,
+    database: Option<Database>,
     folder: PathBuf,
 }
 
 impl Stage {
     /// With a database for the effects of tasks. `seed`: what chance goes by.
     pub fn with_database(seed: u64) -> anyhow::Result<Self> {
+        Self::with_database_on(PostgresServer::shared(), seed)
+    }
+
+    /// With one on a server that may be harmed. It ends with this process.
+    pub fn with_a_database_of_its_own(seed: u64) -> anyhow::Result<Self> {
+        Self::with_database_on(Box::leak(Box::new(PostgresServer::start())), seed)
+    }
+
+    fn with_database_on(server: &'static PostgresServer, seed: u64) -> anyhow::Result<Self> {
         let mut stage = Self::new(redis(&[]), seed)?;
-        let server = PostgresServer::shared();
-        stage.database = Some((PgBouncer::start(server, POOL), server.database()));
+        let (pooler, tables) = (PgBouncer::start(server, POOL), server.database());
+        stage.database = Some(Database { server, pooler, tables });
         let migrated = stage.launch(&stage.redis.url()).arg("migrate").output();
         let said = String::from_utf8_lossy(&migrated.stderr);
         ensure!(migrated.status.success(), "the tables cannot be made: {said}");
@@ -97,9 +114,9 @@ impl Stage {
             .env("CONCURRENCY", 8)
             .env(HISTORY, self.history_path().display());
         match &self.database {
-            Some((pooler, database)) => launch
-                .env("DATABASE_URL", pooler.url(database))
-                .env("DATABASE_MAX_CONNECTIONS", POOL),
+            Some(Database { pooler, tables, .. }) => {
+                launch.env("DATABASE_URL", pooler.url(tables)).env("DATABASE_MAX_CONNECTIONS", POOL)
+            }
             None => launch,
         }
     }
@@ -116,6 +133,12 @@ impl Stage {
 
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The pooler and the server, to harm them.
+    pub fn database(&self) -> anyhow::Result<(&PgBouncer, &'static PostgresServer)> {
+        let database = self.database.as_ref().context("this stage has no database")?;
+        Ok((&database.pooler, database.server))
     }
 
     /// Waits until so many workers have told of themselves.
@@ -268,8 +291,7 @@ impl Stage {
     }
 
     fn effects(&self) -> Option<Vec<(String, String)>> {
-        let (_, database) = self.database.as_ref()?;
-        let rows = database.sql("select task_id, token from effects");
+        let rows = self.database.as_ref()?.tables.sql("select task_id, token from effects");
         let pair = |row: &str| row.split_once('|').map(|(id, token)| (id.into(), token.into()));
         Some(rows.lines().filter_map(pair).collect())
     }

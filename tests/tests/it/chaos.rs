@@ -63,3 +63,13 @@ async fn tasks_that_end_their_process_are_buried_and_their_neighbours_are_not() 
 async fn a_rolling_restart_runs_no_task_twice_and_spends_no_attempt() {
     play("C12").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_killed_or_freezes_loses_no_effect_and_doubles_none() {
+    play("C13").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_between_commit_and_word_has_its_effect_once() {
+    play("C13s").await;
+}

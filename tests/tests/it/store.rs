@@ -5,6 +5,8 @@ mod denied;
 mod migrations;
 mod once;
 mod pooler;
+mod repeated;
+mod simple;
 mod statements;
 
 use umbel_store::{Db, StoreSettings};

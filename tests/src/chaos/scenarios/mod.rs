@@ -1,6 +1,7 @@
 //! The scenarios: a fault, how much of it, and what must hold all the same.
 
 mod clock;
+mod database;
 mod kills;
 mod network;
 mod poison;
@@ -71,7 +72,7 @@ pub struct Scenario {
 }
 
 /// All, in the order in which they are told.
-pub const ALL: [Scenario; 10] = [
+pub const ALL: [Scenario; 12] = [
     scenario!("C1", "kill -9 of workers", kills::alone),
     scenario!("C1s", "kill -9 of workers under supervisors", kills::supervised),
     scenario!("C2", "SIGSTOP of workers", stops::play),
@@ -82,6 +83,8 @@ pub const ALL: [Scenario; 10] = [
     scenario!("C9", "FLUSHALL, DEL, XGROUP DESTROY, SCRIPT FLUSH", wipes::play),
     scenario!("C10", "tasks that end their process", poison::play),
     scenario!("C12", "rolling restart", rolling::play),
+    scenario!("C13", "Postgres and its pooler killed, restarted, frozen", database::restarted),
+    scenario!("C13s", "workers die between commit and word", database::unsaid),
 ];
 
 impl Scenario {
