@@ -78,7 +78,8 @@ async fn every_statement_is_one_message_of_the_simple_protocol() {
         let add = "insert into pages select {params}->>'url'";
         db.execute(add, &given).await.unwrap();
         let read = "select {params}->>'url' as url";
-        assert_eq!(db.rows::<Value>(read, &given).await.unwrap(), [given.clone()]);
+        let rows: Vec<Value> = db.rows(read, &given).await.unwrap();
+        assert_eq!(rows, std::slice::from_ref(&given));
         let in_tx: Result<u64, StoreError> =
             db.transaction(async |tx| tx.execute(add, &given).await).await;
         assert_eq!(in_tx.unwrap(), 1);
