@@ -1,9 +1,16 @@
 //! What a handler may ask of its surroundings.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
-use umbel_broker::Client;
+use umbel_broker::{Acquired, Client, LimitRules, Permit};
 use umbel_proto::{TaskId, TaskName};
+
+use crate::{TaskError, TaskResult};
+
+/// How long a task waits that could not ask for its permit.
+const LIMIT_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// One run of one task.
 #[derive(Debug, Clone)]
@@ -59,5 +66,35 @@ impl<S> Context<S> {
     /// ended by the end of the grace time runs again elsewhere.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.run.cancelled
+    }
+
+    /// A place under `key` of the limit `name`, which all workers share; it is given back when the
+    /// permit is dropped. See [`Client::acquire`] for what names, keys and rules may be.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use umbel_broker::LimitRules;
+    /// # use umbel_worker::{Context, TaskResult};
+    /// const POLITE: LimitRules = LimitRules::new().at_once(2).every(Duration::from_millis(500));
+    ///
+    /// # async fn run(ctx: &Context<()>, host: &str) -> TaskResult<()> {
+    /// let _permit = ctx.limit("host", host, &POLITE).await?;
+    /// // At most two tasks are here at once for this host, half a second apart.
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where there is no room now, or Redis cannot be asked, a snooze: by `?` the same attempt runs
+    /// again when there may be. A name, key or rule that cannot be is fatal.
+    pub async fn limit(&self, name: &str, key: &str, rules: &LimitRules) -> TaskResult<Permit> {
+        match self.client().acquire(name, key, rules).await {
+            Ok(Acquired::Granted(permit)) => Ok(permit),
+            Ok(Acquired::NotBefore(at)) => {
+                Err(TaskError::snooze(at.saturating_duration_since(Instant::now())))
+            }
+            Err(error) if error.is_transient() => Err(TaskError::snooze(LIMIT_UNKNOWN)),
+            Err(error) => Err(TaskError::fatal(error)),
+        }
     }
 }

@@ -7,13 +7,16 @@ use futures::FutureExt;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
-use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
+use umbel_broker::{
+    Client, Contents, Delivery, Settlement, Terms, Verdict, Why, roster::RunningTask,
+};
 use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
 
 use crate::{
     End, Endpoints, Run,
     hang::Longest,
     registry::Bounded,
+    running::RunningTasks,
     verdict::{History, decide},
 };
 
@@ -37,6 +40,8 @@ pub(crate) struct Executor {
     pub limits: Limits,
     /// The longest time limit that was in use here.
     pub longest: Longest,
+    /// What runs, for whoever looks.
+    pub tasks: RunningTasks,
     /// Asks running tasks to come to an end.
     pub cancelled: CancellationToken,
     /// Ends running tasks: what has not ended by now is given back.
@@ -83,6 +88,12 @@ impl Executor {
                 cancelled: self.cancelled.clone(),
             };
             let started = Utc::now();
+            let _told_of = self.tasks.enter(RunningTask {
+                id: run.id.to_string(),
+                task: run.task.to_string(),
+                attempt: run.attempt,
+                since: started,
+            });
             let outcome = match bounded {
                 _ if envelope.version > envelope::VERSION => Outcome::Unknown {
                     what: format!(

@@ -8,15 +8,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use chrono::Utc;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use umbel_broker::{
     BrokerError, Client,
     liveness::{Beats, Heartbeat},
+    roster::WorkerInfo,
 };
 
-use crate::hang::HangWatch;
+use crate::{hang::HangWatch, running::RunningTasks};
 
 /// Four of these fit in the shortest lease.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -67,7 +69,8 @@ impl Pulse {
 pub(crate) struct Heart {
     client: Client,
     worker: String,
-    info: String,
+    /// What it tells of itself: what stays, and what it runs.
+    told: (WorkerInfo, RunningTasks),
     last: Arc<Mutex<Option<Sent>>>,
     beats: watch::Sender<Option<(Instant, Beats)>>,
     fenced: CancellationToken,
@@ -79,7 +82,7 @@ impl Heart {
     pub fn start(
         client: &Client,
         worker: String,
-        info: String,
+        told: (WorkerInfo, RunningTasks),
         hang: HangWatch,
         stop: CancellationToken,
     ) -> Result<(Pulse, thread::JoinHandle<()>), HeartError> {
@@ -87,7 +90,7 @@ impl Heart {
         let heart = Self {
             client: client.clone(),
             worker,
-            info,
+            told,
             last: Arc::default(),
             beats,
             fenced: CancellationToken::new(),
@@ -151,7 +154,11 @@ impl Heart {
 
     async fn step(&self) -> Result<(), BrokerError> {
         let sent = Sent { monotonic: Instant::now(), wall: SystemTime::now() };
-        match self.client.heartbeat(&self.worker, &self.info).await? {
+        let (info, tasks) = &self.told;
+        let told = tasks
+            .tell(info, Utc::now())
+            .map_err(|error| BrokerError::Unexpected(format!("what a worker tells: {error}")))?;
+        match self.client.heartbeat(&self.worker, &told).await? {
             Heartbeat::Alive(beats) => {
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);
                 let _ = self.beats.send_replace(Some((Instant::now(), beats)));
