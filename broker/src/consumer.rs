@@ -55,6 +55,8 @@ pub struct Consumer {
     unsure: bool,
     /// The last look found more than there was room for.
     owed: bool,
+    /// The last read blocked for its whole time, and nothing has changed since.
+    quiet: bool,
     /// The notes for people are written.
     introduced: bool,
     /// It was said how settles are fenced here.
@@ -144,6 +146,7 @@ impl Consumer {
             reconciled: Instant::now(),
             unsure: false,
             owed: false,
+            quiet: false,
             introduced: false,
             fence_told: false,
             passed_over: [0; 4],
@@ -209,9 +212,15 @@ impl Consumer {
         let changes = self.pauses.changes();
         let open: Vec<Shard> =
             self.shards.iter().filter(|shard| !self.pauses.holds(shard)).cloned().collect();
-        let found = self.pass(&open, free).await?;
-        if !found.is_empty() || self.stop.is_requested() {
-            return Ok(found);
+        // After a read over all streams that brought nothing the next one can be it again.
+        if !std::mem::take(&mut self.quiet) || connected {
+            let found = self.pass(&open, free).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+        if self.stop.is_requested() {
+            return Ok(Vec::new());
         }
         if open.is_empty() {
             self.wait_for_a_change(changes).await;
@@ -224,6 +233,7 @@ impl Consumer {
             Ok(Vec::new())
         };
         self.stop.state.blocks_since.store(NO_READ, Ordering::SeqCst);
+        self.quiet = found.as_ref().is_ok_and(Vec::is_empty);
         found
     }
 

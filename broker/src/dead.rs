@@ -193,7 +193,10 @@ impl Client {
                     }
                 }
             }
-            swept.next = Some(end);
+            swept.next = (found.len() == BATCH).then_some(end);
+            if swept.next.is_none() {
+                break;
+            }
         }
         Ok(swept)
     }

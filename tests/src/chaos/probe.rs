@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use umbel::{
-    Application, Context, Db, Env, Handler, Migration, Registry, RegistryError, RetryPolicy, Setup,
-    StoreError, Task, TaskError, TaskOptions, TaskResult,
+    Application, Context, Db, Env, Handler, LimitRules, Migration, Registry, RegistryError,
+    RetryPolicy, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
 };
 use uuid::Uuid;
 
@@ -16,6 +16,10 @@ use super::history::{Event, Pen};
 
 /// The queue of the task.
 pub const QUEUE: &str = "chaos";
+
+/// A limit with one place, by name and key.
+pub const PLACE: (&str, &str) = ("probe", "the-one");
+pub const ONE_PLACE: LimitRules = LimitRules::new().at_once(1).lease(Duration::from_secs(2));
 
 /// Names the file that runs are written to; without it they are written nowhere.
 pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
@@ -44,6 +48,8 @@ pub enum Act {
     Block(u64),
     /// Aborts the process.
     Abort,
+    /// Takes the one place of [`PLACE`] for so many milliseconds.
+    Permit(u64),
 }
 
 impl Act {
@@ -56,6 +62,7 @@ impl Act {
             Self::Fail(_) => "fail",
             Self::Block(_) => "block",
             Self::Abort => "abort",
+            Self::Permit(_) => "permit",
         }
     }
 }
@@ -136,6 +143,11 @@ impl Trial {
             Act::Fail(_) => {}
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(ms)),
             Act::Abort => std::process::abort(),
+            Act::Permit(ms) => {
+                let (name, key) = PLACE;
+                let _permit = ctx.limit(name, key, &ONE_PLACE).await?;
+                sleep(Duration::from_millis(ms)).await;
+            }
         }
         if let Some(db) = &ctx.app().db {
             let token = effect(db, ctx).await?;
