@@ -1,5 +1,5 @@
-//! The HTTP API: enqueue a task, see what became of it, see the queues; and an application's own
-//! routes behind the same door.
+//! The HTTP API: enqueue a task, see what became of it; look after queues, dead letters, workers and
+//! schedules; and an application's own routes behind the same door.
 //!
 //! - [`Api`]: settings, broker, catalogue and routes as one [`axum::Router`]; [`serve`]: a socket
 //! - [`JwtSettings`], [`issue_token`], [`Claims`]: who may come in

@@ -15,9 +15,9 @@ use crate::{
     edge,
     problem::Problem,
     routes::{
-        LISTENERS_MOST, Shared, batch, docs, enqueue, events,
+        LISTENERS_MOST, Shared, batch, dead, docs, enqueue, events,
         health::{self, Readiness, broker_check},
-        queues, tasks,
+        queues, schedules, tasks, workers,
     },
 };
 
@@ -37,8 +37,8 @@ impl Api {
     /// `/v1` behind the same door.
     ///
     /// The application's routes are made with [`utoipa_axum::routes!`], so that they appear in the
-    /// description and can be checked here: `/tasks…` and `/queues…` are the API's own. A fallback
-    /// of the application is not used.
+    /// description and can be checked here: `/tasks…`, `/queues…`, `/dead…`, `/workers…` and
+    /// `/schedules…` are the API's own. A fallback of the application is not used.
     pub fn new(
         settings: &ApiSettings,
         client: Client,
@@ -103,7 +103,23 @@ fn own_routes() -> OpenApiRouter<Shared> {
         .routes(routes!(batch::create))
         .routes(routes!(enqueue::create, tasks::read, tasks::cancel))
         .routes(routes!(events::follow))
+        .merge(operators_routes())
+}
+
+/// Those by which somebody looks after the whole.
+fn operators_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default()
         .routes(routes!(queues::list))
+        .routes(routes!(queues::read))
+        .routes(routes!(queues::pause))
+        .routes(routes!(queues::resume))
+        .routes(routes!(dead::list, dead::remove_all))
+        .routes(routes!(dead::redrive_all))
+        .routes(routes!(dead::read, dead::remove))
+        .routes(routes!(dead::redrive))
+        .routes(routes!(workers::list))
+        .routes(routes!(schedules::list))
+        .routes(routes!(schedules::read))
 }
 
 /// What needs no token.

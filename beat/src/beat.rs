@@ -2,11 +2,14 @@
 
 use std::{collections::HashSet, mem, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use umbel_broker::{BrokerError, Client, NewTask, slots::EntryRecord};
+use umbel_broker::{
+    BrokerError, Client, NewTask,
+    schedules::{EntryRecord, SHOW_EVERY},
+};
 use umbel_proto::TaskId;
 
 use crate::{
@@ -33,6 +36,8 @@ pub struct Beat {
     started: Option<DateTime<Utc>>,
     /// Whether Redis shows the entries and their last slots were read, with no failure since.
     joined: bool,
+    /// When the entries were shown last.
+    shown: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug)]
@@ -41,6 +46,8 @@ struct Watched {
     /// The latest slot that is known to be claimed. It may be behind Redis, which only costs a
     /// claim that is refused.
     last: Option<DateTime<Utc>>,
+    /// When it is due next, as it is shown in Redis.
+    next: Option<DateTime<Utc>>,
 }
 
 /// A slot whose task is in its queue.
@@ -64,9 +71,13 @@ pub enum StepError {
 
 impl Beat {
     pub fn new(client: Client, timetable: Timetable) -> Self {
-        let entries =
-            timetable.entries().iter().map(|entry| Watched { entry: entry.clone(), last: None });
-        Self { client, entries: entries.collect(), started: None, joined: false }
+        let entries = timetable.entries().iter().map(|entry| Watched {
+            entry: entry.clone(),
+            last: None,
+            next: None,
+        });
+        let entries = entries.collect();
+        Self { client, entries, started: None, joined: false, shown: None }
     }
 
     /// Fires until `shutdown`. Failures are logged and tried again; a step that has begun is ended
@@ -118,19 +129,58 @@ impl Beat {
         let held = self.replay(now, &mut fired).await?;
         self.claim(started, now, &held, &mut fired).await?;
         self.joined = true;
+        // For people only: what has fired has fired.
+        if let Err(error) = self.show(now).await {
+            warn!("could not show how the schedules stand: {error}");
+        }
         Ok(fired)
+    }
+
+    /// Shows in Redis, now and then, that there is a beat with these entries, and always when they are
+    /// due next.
+    async fn show(&mut self, now: DateTime<Utc>) -> Result<(), BrokerError> {
+        let every = TimeDelta::from_std(SHOW_EVERY).unwrap_or(TimeDelta::MAX);
+        // A clock that was set back shows them as well.
+        if self.shown.is_none_or(|shown| (now - shown).abs() >= every) {
+            self.show_entries(now).await?;
+        }
+        let mut changed = Vec::new();
+        for Watched { entry, next, .. } in &mut self.entries {
+            let due = entry.schedule.next_after(now);
+            if due != *next
+                && let Some(due) = due
+            {
+                changed.push((&*entry.name, due));
+            }
+        }
+        self.client.show_next(&changed).await?;
+        for Watched { entry, next, .. } in &mut self.entries {
+            *next = entry.schedule.next_after(now);
+        }
+        Ok(())
+    }
+
+    async fn show_entries(&mut self, now: DateTime<Utc>) -> Result<(), BrokerError> {
+        let records = self.entries.iter().map(|Watched { entry, .. }| EntryRecord {
+            name: entry.name.clone(),
+            schedule: entry.schedule.to_string(),
+            zone: entry.schedule.zone().map(|zone| zone.to_string()),
+            task: entry.task.task.clone(),
+            queue: entry.task.queue.clone(),
+            seen: Some(now),
+        });
+        self.client.show_entries(&records.collect::<Vec<_>>()).await?;
+        self.client.forget_entries(now).await?;
+        self.shown = Some(now);
+        Ok(())
     }
 
     /// Shows the entries in Redis and reads what was claimed of them.
     async fn join(&mut self, now: DateTime<Utc>) -> Result<(), BrokerError> {
-        for Watched { entry, last } in &mut self.entries {
-            let record = EntryRecord {
-                name: entry.name.clone(),
-                schedule: entry.schedule.to_string(),
-                task: entry.task.task.clone(),
-                queue: entry.task.queue.clone(),
-            };
-            self.client.register_entry(&record).await?;
+        self.show_entries(now).await?;
+        for Watched { entry, last, next } in &mut self.entries {
+            // Redis may have lost what is shown.
+            *next = None;
             // The later one: Redis may have lost what this beat still knows.
             *last = (*last).max(self.client.last_slot(&entry.name).await?);
             let (name, Some(last)) = (&entry.name, *last) else { continue };
@@ -175,7 +225,7 @@ impl Beat {
         held: &HashSet<String>,
         fired: &mut Vec<Fired>,
     ) -> Result<(), BrokerError> {
-        for Watched { entry, last } in &mut self.entries {
+        for Watched { entry, last, .. } in &mut self.entries {
             let name = &entry.name;
             if held.contains(name) {
                 continue;

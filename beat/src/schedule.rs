@@ -103,6 +103,14 @@ impl Schedule {
         }
     }
 
+    /// The time zone in which it is read; `None`: it is [`every`], which has none.
+    pub fn zone(&self) -> Option<Tz> {
+        match &self.rule {
+            Rule::Every(_) => None,
+            Rule::Cron { .. } => Some(self.zone.unwrap_or(Tz::UTC)),
+        }
+    }
+
     /// Whether this is [`every`].
     pub(crate) fn is_interval(&self) -> bool {
         matches!(self.rule, Rule::Every(_))

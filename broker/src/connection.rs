@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use redis::{
     AsyncConnectionConfig, ConnectionInfo,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
+    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSubStream},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
+
+use tokio::time::timeout;
 
 use crate::{BrokerError, BrokerSettings};
 
@@ -65,5 +67,20 @@ impl Connector {
             .set_response_timeout(Some(longest))
             .set_connection_timeout(Some(CONNECT_TIMEOUT));
         Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
+    }
+
+    /// A connection that hears what is said on some channels. It costs no command while nothing is.
+    pub async fn subscribed(&self, channels: &[&String]) -> Result<PubSubStream, BrokerError> {
+        let subscribing = async {
+            let mut connection = self.client.get_async_pubsub().await?;
+            connection.subscribe(channels).await?;
+            Ok(connection.into_on_message())
+        };
+        // It has no time-outs of its own.
+        let longest = CONNECT_TIMEOUT + RESPONSE_TIMEOUT;
+        let subscribed = timeout(longest, subscribing).await;
+        subscribed.unwrap_or_else(|_| {
+            Err(BrokerError::Unavailable(format!("no subscription within {longest:?}")))
+        })
     }
 }

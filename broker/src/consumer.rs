@@ -4,16 +4,17 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use redis::{aio::MultiplexedConnection, cmd};
+use tokio::{sync::Notify, time::timeout};
 use tracing::warn;
 
 use crate::{
-    BrokerError, Client, Delivery, Held,
+    BrokerError, Client, Delivery, Held, Pauses,
     delivery::{EntryKey, Epoch},
     keys::{GROUP, Shard, Stream},
     reconcile, shard,
@@ -47,12 +48,15 @@ pub struct Consumer {
     shards: Vec<Shard>,
     held: Held,
     stop: Stop,
+    pauses: Pauses,
     link: Option<Link>,
     reconciled: Instant,
     /// The connection before may still be given something.
     unsure: bool,
     /// The last look found more than there was room for.
     owed: bool,
+    /// The last read blocked for its whole time, and nothing has changed since.
+    quiet: bool,
     /// The notes for people are written.
     introduced: bool,
     /// It was said how settles are fenced here.
@@ -81,19 +85,37 @@ pub struct Stop {
     state: Arc<StopState>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct StopState {
     requested: AtomicBool,
     connection: AtomicI64,
+    /// What the blocked read goes by: after how many changes of what is paused; or [`NO_READ`].
+    blocks_since: AtomicU64,
+    /// For a read that waits without Redis, since all of its queues are paused.
+    awake: Notify,
 }
+
+/// No read blocks.
+const NO_READ: u64 = u64::MAX;
 
 impl Stop {
     /// From now on no read blocks, and one that does is ended; it claims nothing by that. A read
     /// that is just about to block is missed: call again until the reading loop has ended.
     pub async fn request(&self) -> Result<(), BrokerError> {
         self.state.requested.store(true, Ordering::SeqCst);
+        self.state.awake.notify_one();
+        self.unblock().await
+    }
+
+    /// Ends the read that blocks now, if any; it claims nothing by that.
+    pub(crate) async fn unblock(&self) -> Result<(), BrokerError> {
         let id = self.state.connection.load(Ordering::SeqCst);
         self.client.query::<i64>(cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
+    }
+
+    /// Whether a read blocks that goes by fewer changes of what is paused.
+    pub(crate) fn blocks_since_before(&self, changes: u64) -> bool {
+        self.state.blocks_since.load(Ordering::SeqCst) < changes
     }
 
     fn is_requested(&self) -> bool {
@@ -105,17 +127,26 @@ impl Consumer {
     /// A consumer named `worker` for the first shards of some queues. `held` is shared with the
     /// settler: an entry stays in it until its settle was answered.
     pub fn new(client: Client, worker: String, shards: Vec<Shard>, held: Held) -> Self {
-        let stop = Stop { client: client.clone(), state: Arc::default() };
+        let state = Arc::new(StopState {
+            requested: AtomicBool::default(),
+            connection: AtomicI64::default(),
+            blocks_since: AtomicU64::new(NO_READ),
+            awake: Notify::new(),
+        });
+        let stop = Stop { client: client.clone(), state };
+        let pauses = Pauses::new(client.clone(), &shards, stop.clone());
         Self {
             client,
             worker,
             shards,
             held,
             stop,
+            pauses,
             link: None,
             reconciled: Instant::now(),
             unsure: false,
             owed: false,
+            quiet: false,
             introduced: false,
             fence_told: false,
             passed_over: [0; 4],
@@ -127,9 +158,15 @@ impl Consumer {
         self.stop.clone()
     }
 
+    /// Which of its queues are paused.
+    pub fn pauses(&self) -> Pauses {
+        self.pauses.clone()
+    }
+
     /// Reads at most `free` tasks; waits up to five seconds for the first. A blocked read may
     /// bring more when several streams get work at once: what is beyond `free` stands at the end
-    /// of the answer and must be released.
+    /// of the answer and must be released. Of a paused queue nothing is read; what was already on
+    /// its way must be released as well ([`Pauses::holds`]).
     ///
     /// Must not be cancelled: entries may be on their way. After an error the next call connects
     /// again and finds what the broken connection was sent.
@@ -171,12 +208,41 @@ impl Consumer {
                 return Ok(ghosts);
             }
         }
-        let found = self.pass(free).await?;
-        if !found.is_empty() || self.stop.is_requested() {
-            return Ok(found);
+        // Asked first: what changes from here on ends the read below.
+        let changes = self.pauses.changes();
+        let open: Vec<Shard> =
+            self.shards.iter().filter(|shard| !self.pauses.holds(shard)).cloned().collect();
+        // After a read over all streams that brought nothing the next one can be it again.
+        if !std::mem::take(&mut self.quiet) || connected {
+            let found = self.pass(&open, free).await?;
+            if !found.is_empty() {
+                return Ok(found);
+            }
         }
-        let everything: Vec<(Shard, Stream)> = self
-            .shards
+        if self.stop.is_requested() {
+            return Ok(Vec::new());
+        }
+        if open.is_empty() {
+            self.wait_for_a_change(changes).await;
+            return Ok(Vec::new());
+        }
+        self.stop.state.blocks_since.store(changes, Ordering::SeqCst);
+        let found = if self.pauses.changes() == changes {
+            self.read_blocking(&open, free).await
+        } else {
+            Ok(Vec::new())
+        };
+        self.stop.state.blocks_since.store(NO_READ, Ordering::SeqCst);
+        self.quiet = found.as_ref().is_ok_and(Vec::is_empty);
+        found
+    }
+
+    async fn read_blocking(
+        &mut self,
+        open: &[Shard],
+        free: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let everything: Vec<(Shard, Stream)> = open
             .iter()
             .flat_map(|shard| Stream::IN_ORDER.map(|stream| (shard.clone(), stream)))
             .collect();
@@ -186,6 +252,18 @@ impl Consumer {
         self.read(&everything, share, Some(BLOCK)).await
     }
 
+    /// All queues are paused: there is nothing to ask Redis for.
+    async fn wait_for_a_change(&self, changes: u64) {
+        let changed = async {
+            tokio::select! {
+                () = self.pauses.changed_since(changes) => {}
+                () = self.stop.state.awake.notified() => {}
+            }
+        };
+        // As long as a read would block: what is looked at between two reads is looked at here too.
+        let _ = timeout(BLOCK, changed).await;
+    }
+
     /// Connects where there is no connection; whether it did.
     async fn ensure_link(&mut self) -> Result<bool, BrokerError> {
         if self.link.is_some() {
@@ -193,6 +271,8 @@ impl Consumer {
         }
         self.introduce().await?;
         let link = self.connect().await?;
+        // Before the first read: a queue may have been paused while nobody was here to hear of it.
+        self.pauses.ask_all().await?;
         self.tell_fence(&link);
         self.link = Some(link);
         self.unsure = true;
@@ -278,7 +358,7 @@ impl Consumer {
     }
 
     /// Goes through the streams in order without waiting, until all permits are used.
-    async fn pass(&mut self, free: usize) -> Result<Vec<Delivery>, BrokerError> {
+    async fn pass(&mut self, open: &[Shard], free: usize) -> Result<Vec<Delivery>, BrokerError> {
         let mut found = Vec::new();
         self.turn = (self.turn + 1) % self.shards.len();
         for stream in order(&self.passed_over) {
@@ -287,8 +367,8 @@ impl Consumer {
                 continue;
             }
             self.passed_over[stream as usize] = 0;
-            for n in 0..self.shards.len() {
-                let shard = self.shards[(self.turn + n) % self.shards.len()].clone();
+            for n in 0..open.len() {
+                let shard = open[(self.turn + n) % open.len()].clone();
                 let left = free - found.len();
                 if left > 0 {
                     found.extend(self.read(&[(shard, stream)], left, None).await?);

@@ -113,6 +113,11 @@ impl Delivery {
         }
     }
 
+    /// The queue that it was read from.
+    pub fn shard(&self) -> &Shard {
+        &self.key.shard
+    }
+
     /// The stream's id of the entry, for logs.
     pub fn entry(&self) -> &str {
         &self.key.entry

@@ -3,6 +3,8 @@
 use redis::RedisError;
 use umbel_proto::{CodecError, NameError, QueueName};
 
+use crate::dead::LetterId;
+
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
@@ -34,6 +36,12 @@ pub enum BrokerError {
     /// A progress is too large.
     #[error("a progress has at most {} bytes", crate::cancel::PROGRESS_LONGEST)]
     Progress,
+    /// A dead letter cannot be run again; it stays one. `reason` tells why, and none will mend it.
+    #[error("dead letter {letter} cannot be run again: {reason}")]
+    Unredrivable { letter: LetterId, reason: String },
+    /// A name, key or rule of a limit that cannot be; the sentence names it.
+    #[error("{0}")]
+    Limit(String),
     /// A name that is none.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -94,6 +102,18 @@ impl From<RedisError> for BrokerError {
             _ => Self::Unexpected(text),
         }
     }
+}
+
+/// An error with its sources on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 /// What a command within a script may not do has no code: the words of Redis 7.0, and of later

@@ -9,7 +9,7 @@ use serde_json::Value;
 use umbel_proto::{QueueName, TaskId, TaskName, TaskState};
 
 use crate::{
-    BrokerError, Client,
+    BrokerError, Client, Pause,
     keys::{GROUP, Shard, Stream},
 };
 
@@ -66,6 +66,8 @@ pub struct QueueStatus {
     pub parked: u64,
     /// Dead letters.
     pub dead: u64,
+    /// Who paused it; `None`: it is not.
+    pub paused: Option<Pause>,
 }
 
 impl Client {
@@ -86,12 +88,13 @@ impl Client {
     pub async fn queues(&self) -> Result<Vec<QueueStatus>, BrokerError> {
         let mut all = Vec::new();
         for name in self.queue_names().await? {
-            all.push(self.queue(&name).await?);
+            all.push(self.queue_status(&name).await?);
         }
         Ok(all)
     }
 
-    async fn queue(&self, name: &QueueName) -> Result<QueueStatus, BrokerError> {
+    /// How a queue stands; one that was never used is empty.
+    pub async fn queue_status(&self, name: &QueueName) -> Result<QueueStatus, BrokerError> {
         let shard = Shard::first(name);
         let mut counts = pipe();
         for stream in Stream::IN_ORDER {
@@ -114,6 +117,7 @@ impl Client {
             delayed: *delayed,
             parked: self.parked(&shard).await?,
             dead: *dead,
+            paused: self.pause_of(name).await?,
         })
     }
 

@@ -5,20 +5,27 @@
 //! - [`Consumer`], [`Delivery`]: fetch what a worker has room for
 //! - [`Settler`], [`Verdict`]: end runs, in batches
 //! - [`liveness`], [`shard`]: heartbeats, delayed tasks, recovery
-//! - [`slots`]: the slots of schedules
+//! - [`slots`], [`schedules`]: the slots of schedules, and how the schedules stand
+//! - [`Pauses`], [`dead`], [`roster`]: paused queues, dead letters, who works
+//! - [`limit`]: what all workers may do together, by key
 //! - [`keys`]: what is stored where
 
 mod cancel;
 mod client;
 mod connection;
 mod consumer;
+pub mod dead;
 mod delivery;
 mod enqueue;
 mod error;
 mod inspect;
 pub mod keys;
+pub mod limit;
 pub mod liveness;
+mod pause;
 mod reconcile;
+pub mod roster;
+pub mod schedules;
 mod script;
 mod server;
 mod settings;
@@ -35,6 +42,8 @@ pub use delivery::{Contents, Delivery, Held, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
 pub use inspect::{PastRun, QueueStatus, TaskRecord};
+pub use limit::{Acquired, LimitRules, Permit};
+pub use pause::{Pause, Pauses};
 #[doc(hidden)]
 pub use script::Scripts;
 pub use settings::BrokerSettings;

@@ -46,6 +46,12 @@ scripts! {
     held: "#!lua flags=allow-oom", ["fence.lua", "entry.lua", "held.lua"];
     claim_slot: "#!lua", ["claim_slot.lua"];
     close_slot: "#!lua flags=allow-oom", ["close_slot.lua"];
+    pause: "#!lua flags=allow-oom", ["pause.lua"];
+    letters: "#!lua flags=allow-oom", ["entry.lua", "letters.lua"];
+    redrive: "#!lua", ["entry.lua", "redrive.lua"];
+    acquire: "#!lua flags=allow-oom", ["limit.lua", "acquire.lua"];
+    renew: "#!lua flags=allow-oom", ["limit.lua", "renew.lua"];
+    pause_limit: "#!lua flags=allow-oom", ["limit.lua", "pause_limit.lua"];
 }
 
 static SCRIPTS: LazyLock<Arc<Scripts>> = LazyLock::new(|| Arc::new(Scripts::new(|_, text| text)));

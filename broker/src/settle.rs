@@ -58,6 +58,14 @@ pub enum Why {
 }
 
 impl Why {
+    pub const ALL: [Self; 6] =
+        [Self::Attempts, Self::Fatal, Self::Args, Self::Crash, Self::Unknown, Self::Unreadable];
+
+    /// Why, by its word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.as_str() == word)
+    }
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Attempts => "attempts",

@@ -33,15 +33,23 @@ pub enum Tick {
         next_due: Option<DateTime<Utc>>,
         /// The names under which tasks are parked.
         parked: Vec<String>,
+        /// Somebody paused the queue: what is due waits in its stream.
+        paused: bool,
     },
     /// The caller's clock and that of Redis differ too much; nothing was moved.
-    Skewed { redis: DateTime<Utc> },
+    Skewed { redis: DateTime<Utc>, paused: bool },
 }
 
 impl Tick {
     /// Whether there may be more that is due.
     pub fn is_full(&self) -> bool {
         matches!(self, Self::Moved { moved, gone, .. } if moved + gone >= TICK_BATCH as u64)
+    }
+
+    /// Whether the queue is paused.
+    pub fn is_paused(&self) -> bool {
+        let (Self::Moved { paused, .. } | Self::Skewed { paused, .. }) = self;
+        *paused
     }
 }
 
@@ -86,16 +94,18 @@ impl Client {
         let unexpected = || BrokerError::Unexpected(format!("tick answered {answer:?}"));
         let millis = |text: &str| text.parse::<f64>().ok().map(|ms| ms as i64);
         match answer.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-            ["SKEW", redis] => Ok(Tick::Skewed {
+            ["SKEW", redis, paused] => Ok(Tick::Skewed {
                 redis: millis(redis)
                     .and_then(DateTime::from_timestamp_millis)
                     .ok_or_else(unexpected)?,
+                paused: *paused == "1",
             }),
-            [moved, gone, next, parked @ ..] => Ok(Tick::Moved {
+            [moved, gone, next, paused, parked @ ..] => Ok(Tick::Moved {
                 moved: moved.parse().map_err(|_| unexpected())?,
                 gone: gone.parse().map_err(|_| unexpected())?,
                 next_due: millis(next).and_then(DateTime::from_timestamp_millis),
                 parked: parked.iter().map(|name| (*name).to_owned()).collect(),
+                paused: *paused == "1",
             }),
             _ => Err(unexpected()),
         }

@@ -3,23 +3,12 @@
 
 use chrono::{DateTime, Utc};
 use redis::cmd;
-use serde::{Deserialize, Serialize};
-use umbel_proto::{QueueName, TaskId, TaskName, codec};
+use umbel_proto::{TaskId, codec};
 
 use crate::{BrokerError, Client, NewTask, keys};
 
 /// How many fires of an entry are kept to look at: a day of one a minute.
 const FIRED_KEPT: usize = 1_440;
-
-/// An entry of a timetable, as a person reads it in Redis.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct EntryRecord {
-    #[serde(skip)]
-    pub name: String,
-    pub schedule: String,
-    pub task: TaskName,
-    pub queue: QueueName,
-}
 
 /// A slot that was claimed and not closed yet.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,13 +19,6 @@ pub struct Intent {
 }
 
 impl Client {
-    /// Shows an entry in Redis.
-    pub async fn register_entry(&self, entry: &EntryRecord) -> Result<(), BrokerError> {
-        let json = serde_json::to_string(entry)
-            .map_err(|error| BrokerError::Unexpected(error.to_string()))?;
-        self.query(cmd("HSET").arg(keys::beat_entries()).arg(&entry.name).arg(json)).await
-    }
-
     /// The last slot of an entry that anybody claimed.
     pub async fn last_slot(&self, entry: &str) -> Result<Option<DateTime<Utc>>, BrokerError> {
         let ms: Option<i64> = self.query(cmd("HGET").arg(keys::beat_last()).arg(entry)).await?;

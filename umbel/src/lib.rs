@@ -55,7 +55,7 @@ pub use settings::SettingsError;
 
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};
-pub use umbel_broker::{BrokerError, Client, TaskHandle, WaitError};
+pub use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError};
 pub use umbel_proto::{Priority, RetryPolicy, Task, TaskId, TaskOptions, TaskState};
 pub use umbel_store::{Db, Migration, StoreError, Tx};
 pub use umbel_worker::{Context, End, Handler, Registry, RegistryError, TaskError, TaskResult};

@@ -8,8 +8,13 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::{BrokerError, Client};
+use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit};
 use umbel_proto::{TaskId, TaskName};
+
+use crate::{TaskError, TaskResult};
+
+/// How long a task waits that could not ask for its permit.
+const LIMIT_UNKNOWN: Duration = Duration::from_secs(1);
 
 /// One run of one task.
 #[derive(Debug, Clone)]
@@ -106,5 +111,35 @@ impl<S> Context<S> {
     /// and it is ended ten seconds later.
     pub fn cancelled(&self) -> &CancellationToken {
         &self.run.cancelled
+    }
+
+    /// A place under `key` of the limit `name`, which all workers share; it is given back when the
+    /// permit is dropped. See [`Client::acquire`] for what names, keys and rules may be.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use umbel_broker::LimitRules;
+    /// # use umbel_worker::{Context, TaskResult};
+    /// const POLITE: LimitRules = LimitRules::new().at_once(2).every(Duration::from_millis(500));
+    ///
+    /// # async fn run(ctx: &Context<()>, host: &str) -> TaskResult<()> {
+    /// let _permit = ctx.limit("host", host, &POLITE).await?;
+    /// // At most two tasks are here at once for this host, half a second apart.
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Where there is no room now, or Redis cannot be asked, a snooze: by `?` the same attempt runs
+    /// again when there may be. A name, key or rule that cannot be is fatal.
+    pub async fn limit(&self, name: &str, key: &str, rules: &LimitRules) -> TaskResult<Permit> {
+        match self.client().acquire(name, key, rules).await {
+            Ok(Acquired::Granted(permit)) => Ok(permit),
+            Ok(Acquired::NotBefore(at)) => {
+                Err(TaskError::snooze(at.saturating_duration_since(Instant::now())))
+            }
+            Err(error) if error.is_transient() => Err(TaskError::snooze(LIMIT_UNKNOWN)),
+            Err(error) => Err(TaskError::fatal(error)),
+        }
     }
 }

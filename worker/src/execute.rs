@@ -7,7 +7,9 @@ use futures::FutureExt;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
-use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
+use umbel_broker::{
+    Client, Contents, Delivery, Settlement, Terms, Verdict, Why, roster::RunningTask,
+};
 use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
 
 use crate::{
@@ -16,6 +18,7 @@ use crate::{
     context::Told,
     hang::Longest,
     registry::Bounded,
+    running::RunningTasks,
     verdict::{History, decide},
 };
 
@@ -44,6 +47,8 @@ pub(crate) struct Executor {
     pub longest: Longest,
     pub worker: Arc<str>,
     pub cancels: Cancels,
+    /// What runs, for whoever looks.
+    pub tasks: RunningTasks,
     /// Asks running tasks to come to an end.
     pub cancelled: CancellationToken,
     /// Ends running tasks: what has not ended by now is given back.
@@ -93,6 +98,12 @@ impl Executor {
                 told: Told::default(),
             };
             let started = Utc::now();
+            let _told_of = self.tasks.enter(RunningTask {
+                id: run.id.to_string(),
+                task: run.task.to_string(),
+                attempt: run.attempt,
+                since: started,
+            });
             // Whether or not it could be run here: nobody wants it any more.
             let unwanted = match delivery.cancelled_by.clone().or_else(|| cancellable.by()) {
                 Some(by) => Some(Outcome::Cancelled { by }),

@@ -8,15 +8,17 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use chrono::Utc;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use umbel_broker::{
     BrokerError, Client,
     liveness::{Beats, Heartbeat},
+    roster::WorkerInfo,
 };
 
-use crate::{cancels::Cancels, hang::HangWatch};
+use crate::{cancels::Cancels, hang::HangWatch, running::RunningTasks};
 
 /// Four of these fit in the shortest lease.
 const BEAT_EVERY: Duration = Duration::from_secs(3);
@@ -67,7 +69,8 @@ impl Pulse {
 pub(crate) struct Heart {
     client: Client,
     worker: String,
-    info: String,
+    /// What it tells of itself: what stays, and what it runs.
+    told: (WorkerInfo, RunningTasks),
     last: Arc<Mutex<Option<Sent>>>,
     beats: watch::Sender<Option<(Instant, Beats)>>,
     fenced: CancellationToken,
@@ -80,7 +83,7 @@ impl Heart {
     pub fn start(
         client: &Client,
         worker: String,
-        info: String,
+        told: (WorkerInfo, RunningTasks),
         hang: HangWatch,
         cancels: Cancels,
         stop: CancellationToken,
@@ -89,7 +92,7 @@ impl Heart {
         let heart = Self {
             client: client.clone(),
             worker,
-            info,
+            told,
             last: Arc::default(),
             beats,
             fenced: CancellationToken::new(),
@@ -154,7 +157,11 @@ impl Heart {
 
     async fn step(&self) -> Result<(), BrokerError> {
         let sent = Sent { monotonic: Instant::now(), wall: SystemTime::now() };
-        match self.client.heartbeat(&self.worker, &self.info).await? {
+        let (info, tasks) = &self.told;
+        let told = tasks
+            .tell(info, Utc::now())
+            .map_err(|error| BrokerError::Unexpected(format!("what a worker tells: {error}")))?;
+        match self.client.heartbeat(&self.worker, &told).await? {
             Heartbeat::Alive(mut beats) => {
                 self.cancels.told(std::mem::take(&mut beats.asked));
                 *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(sent);

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
-use umbel_broker::{Client, Consumer, Held, Settler, Stop, keys::Shard};
+use umbel_broker::{Client, Consumer, Held, Settler, Stop, keys::Shard, roster::WorkerInfo};
 
 use crate::{
     Endpoints, Stopped, WorkerError, WorkerSettings,
@@ -23,9 +23,11 @@ use crate::{
     execute::{Executor, Limits},
     hang::{HangWatch, Longest, turn},
     heartbeat::{Heart, Pulse},
+    listener::listen,
     pipeline::Pipeline,
     promoter::Promoter,
     reaper::Reaper,
+    running::RunningTasks,
 };
 
 /// How long tasks that were asked to end, or were ended, may take to be given back.
@@ -89,16 +91,22 @@ impl Life {
     pub async fn begin(
         body: &Body,
         id: String,
-        info: String,
+        info: WorkerInfo,
         shutdown: &CancellationToken,
     ) -> Result<Self, WorkerError> {
         let beating = CancellationToken::new();
         let stop = shutdown.child_token();
         let turns = Arc::new(AtomicU64::new(0));
         let hang = HangWatch::new(turns.clone(), body.settings.hang_limit, body.longest.clone());
-        let cancels = Cancels::default();
-        let (pulse, heart) =
-            Heart::start(&body.client, id.clone(), info, hang, cancels.clone(), beating.clone())?;
+        let (cancels, tasks) = (Cancels::default(), RunningTasks::default());
+        let (pulse, heart) = Heart::start(
+            &body.client,
+            id.clone(),
+            (info, tasks.clone()),
+            hang,
+            cancels.clone(),
+            beating.clone(),
+        )?;
         let others = TaskTracker::new();
         others.spawn(turn(turns, beating.clone()));
         // A worker beats before its first read: who holds tasks can be seen to live.
@@ -116,18 +124,20 @@ impl Life {
             longest: body.longest.clone(),
             worker: id.as_str().into(),
             cancels,
+            tasks,
             cancelled: CancellationToken::new(),
             aborted: CancellationToken::new(),
         };
         let running = TaskTracker::new();
         let consumer = Consumer::new(client.clone(), id.clone(), body.shards.clone(), held.clone());
-        let reading = consumer.stop();
+        let (reading, pauses) = (consumer.stop(), consumer.pauses());
         let pipeline = Pipeline {
             client: client.clone(),
             consumer,
             executor: executor.clone(),
             settler,
             held: held.clone(),
+            pauses: pauses.clone(),
             pulse: pulse.clone(),
             worker: id.clone(),
             permits: body.permits.clone(),
@@ -136,7 +146,9 @@ impl Life {
             running: running.clone(),
         };
         let fetching = tokio::spawn(pipeline.run(stop.clone()));
-        let promoter = Promoter::new(client.clone(), body.shards.clone(), body.endpoints.clone());
+        others.spawn(listen(pauses.clone(), stop.clone()));
+        let promoter =
+            Promoter::new(client.clone(), body.shards.clone(), body.endpoints.clone(), pauses);
         others.spawn(promoter.run(stop.clone()));
         let reaper = Reaper::new(client.clone(), id.clone(), pulse.clone(), body.settings.lease);
         others.spawn(reaper.run(stop.clone()));

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, warn};
 use umbel_broker::{
-    BrokerError, Client, Consumer, Delivery, Held, Settlement, Settler, Terms, Verdict,
+    BrokerError, Client, Consumer, Delivery, Held, Pauses, Settlement, Settler, Terms, Verdict,
 };
 use umbel_proto::TaskOptions;
 
@@ -35,6 +35,7 @@ pub(crate) struct Pipeline {
     pub executor: Executor,
     pub settler: Settler,
     pub held: Held,
+    pub pauses: Pauses,
     pub pulse: Pulse,
     pub worker: String,
     pub permits: Arc<Semaphore>,
@@ -137,8 +138,13 @@ impl Pipeline {
     }
 
     /// Those that may start now: written down as running where that is wanted, and surely this
-    /// worker's. On a stop they are given back.
+    /// worker's. On a stop, and where their queue is paused, they are given back.
     async fn started(&self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Vec<Delivery> {
+        // A read may have been on its way when its queue was paused, and a task may have waited here
+        // for room.
+        let (paused, deliveries): (Vec<_>, Vec<_>) =
+            deliveries.into_iter().partition(|delivery| self.pauses.holds(delivery.shard()));
+        self.give_back(paused).await;
         if deliveries.is_empty() {
             return deliveries;
         }

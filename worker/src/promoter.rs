@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use umbel_broker::{BrokerError, Client, keys::Shard, parked_task, shard::Tick};
+use umbel_broker::{BrokerError, Client, Pauses, keys::Shard, parked_task, shard::Tick};
 
 use crate::Endpoints;
 
@@ -21,11 +21,12 @@ pub(crate) struct Promoter {
     client: Client,
     shards: Vec<Shard>,
     endpoints: Endpoints,
+    pauses: Pauses,
 }
 
 impl Promoter {
-    pub fn new(client: Client, shards: Vec<Shard>, endpoints: Endpoints) -> Self {
-        Self { client, shards, endpoints }
+    pub fn new(client: Client, shards: Vec<Shard>, endpoints: Endpoints, pauses: Pauses) -> Self {
+        Self { client, shards, endpoints, pauses }
     }
 
     pub async fn run(self, stop: CancellationToken) {
@@ -59,6 +60,11 @@ impl Promoter {
         loop {
             let tick = self.client.tick(shard, now).await?;
             let is_full = tick.is_full();
+            if tick.is_paused() != self.pauses.holds(shard) {
+                // Not heard of, or just about to be: asked again, for an answer may be older than what
+                // was heard since.
+                self.pauses.look(shard).await?;
+            }
             match tick {
                 Tick::Moved { gone, next_due, parked, .. } => {
                     if gone > 0 {
@@ -69,7 +75,7 @@ impl Promoter {
                         return Ok(next_due);
                     }
                 }
-                Tick::Skewed { redis } => {
+                Tick::Skewed { redis, .. } => {
                     error!(queue.name = %shard.queue(), %redis, here = %now, "the clocks here and of redis differ by more than 5 s; delayed tasks wait");
                     return Ok(None);
                 }

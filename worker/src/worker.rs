@@ -6,7 +6,7 @@ use chrono::Utc;
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
-use umbel_broker::{Client, keys::Shard};
+use umbel_broker::{Client, keys::Shard, roster::WorkerInfo};
 
 use crate::{
     Endpoints, SettingsError, WorkerSettings,
@@ -103,17 +103,17 @@ impl Worker {
         self.body.shards.iter().map(|shard| shard.queue().as_str()).collect()
     }
 
-    /// What a person sees in `umbel:{workers}:info`.
-    fn info(&self) -> String {
-        serde_json::json!({
-            "host": self.body.settings.host,
-            "pid": std::process::id(),
-            "boot": self.body.settings.boot,
-            "queues": self.queue_names(),
-            "concurrency": self.body.settings.concurrency,
-            "started": Utc::now().to_rfc3339(),
-            "version": env!("CARGO_PKG_VERSION"),
-        })
-        .to_string()
+    /// What stays of what a person sees in `umbel:{workers}:info`.
+    fn info(&self) -> WorkerInfo {
+        WorkerInfo {
+            host: self.body.settings.host.clone(),
+            pid: std::process::id(),
+            boot: self.body.settings.boot.clone(),
+            queues: self.queue_names().into_iter().map(str::to_owned).collect(),
+            concurrency: self.body.settings.concurrency,
+            started: Some(Utc::now()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..WorkerInfo::default()
+        }
     }
 }

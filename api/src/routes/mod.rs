@@ -1,13 +1,16 @@
 //! The API's own routes.
 
 pub(crate) mod batch;
+pub(crate) mod dead;
 pub(crate) mod docs;
 pub(crate) mod enqueue;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod queues;
 pub(crate) mod record;
+pub(crate) mod schedules;
 pub(crate) mod tasks;
+pub(crate) mod workers;
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,6 +56,8 @@ pub(crate) fn broker_problem(error: BrokerError) -> Problem {
         BrokerError::KeyConflict { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY)
             .detail("the idempotency key was used for another task or body")
             .error(FieldError::new("Idempotency-Key", "used for another task or body")),
+        BrokerError::Unredrivable { reason, .. } => Problem::new(StatusCode::CONFLICT)
+            .detail(format!("the dead letter cannot be run again, and stays: {reason}")),
         error if error.is_transient() => {
             warn!(%error, "answered 503 for the broker");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE)

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use umbel::{
-    Application, Context, Db, Env, Handler, Migration, Registry, RegistryError, RetryPolicy, Setup,
-    StoreError, Task, TaskError, TaskOptions, TaskResult,
+    Application, Context, Db, Env, Handler, LimitRules, Migration, Registry, RegistryError,
+    RetryPolicy, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
 };
 use uuid::Uuid;
 
@@ -16,6 +16,10 @@ use super::history::{Event, Pen};
 
 /// The queue of the task.
 pub const QUEUE: &str = "chaos";
+
+/// A limit with one place, by name and key.
+pub const PLACE: (&str, &str) = ("probe", "the-one");
+pub const ONE_PLACE: LimitRules = LimitRules::new().at_once(1).lease(Duration::from_secs(2));
 
 /// Names the file that runs are written to; without it they are written nowhere.
 pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
@@ -46,6 +50,8 @@ pub enum Act {
     Abort,
     /// Aborts the process once its effect is committed, the first time.
     AbortAfterEffect,
+    /// Takes the one place of [`PLACE`] for so many milliseconds.
+    Permit(u64),
 }
 
 impl Act {
@@ -59,6 +65,7 @@ impl Act {
             Self::Block(_) => "block",
             Self::Abort => "abort",
             Self::AbortAfterEffect => "abort-after-effect",
+            Self::Permit(_) => "permit",
         }
     }
 }
@@ -141,6 +148,11 @@ impl Trial {
             Act::Fail(_) => {}
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
+            Act::Permit(ms) => {
+                let (name, key) = PLACE;
+                let _permit = ctx.limit(name, key, &ONE_PLACE).await?;
+                sleep(Duration::from_millis(*ms)).await;
+            }
         }
         if let Some(db) = &ctx.app().db {
             let mut is_first = false;

@@ -1,6 +1,6 @@
 //! The API over a socket, on a real Redis: enqueue, look, and be refused.
 
-mod served;
+pub(crate) mod served;
 mod tasks;
 
 use std::{

@@ -228,7 +228,8 @@ async fn after_a_downtime_each_entry_fires_its_latest_slot_only_and_a_new_cron_e
     assert_eq!(
         entries,
         serde_json::json!({
-            "schedule": "cron * * * * * (UTC)", "task": "pages.prune", "queue": "upkeep",
+            "schedule": "cron * * * * * (UTC)", "zone": "UTC", "task": "pages.prune",
+            "queue": "upkeep", "seen": now,
         })
     );
 }

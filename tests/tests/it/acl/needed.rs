@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use chrono::Utc;
+use chrono::{DateTime, TimeDelta, Utc};
 use umbel_broker::{
-    BrokerSettings, CallOptions, Cancel, Client, Held, NewTask, When,
+    Acquired, BrokerSettings, CallOptions, Cancel, Client, Held, LimitRules, NewTask, When,
+    dead::LetterFilter,
     liveness::{Cause, Heartbeat},
-    slots::EntryRecord,
+    schedules::EntryRecord,
 };
 use umbel_proto::TaskId;
 use umbel_tests::{
@@ -69,8 +70,31 @@ fn client(redis: &RedisServer) -> Client {
 async fn queue_in_use() -> (House, TaskId) {
     let house = House::on(RedisServer::start_with(&[], &[]));
     house.redis.cli(&["HSET", "umbel:{default}:control", "cap", "1000"]);
+    house.client.show_entries(&[entry("sweep", Utc::now())]).await.unwrap();
     let parked = park(&house).await;
+    for _ in 0..2 {
+        bury(&house).await;
+    }
     (house, parked)
+}
+
+/// A tracked task that fails for good.
+async fn bury(house: &House) {
+    let worker = house.worker(1);
+    let handle = house.client.enqueue(Probe::new("lost", Act::Fatal("no".to_owned())));
+    house.ended(handle.await.unwrap().id()).await;
+    worker.stop().await.unwrap();
+}
+
+fn entry(name: &str, seen: DateTime<Utc>) -> EntryRecord {
+    EntryRecord {
+        name: name.to_owned(),
+        schedule: "every 1s".to_owned(),
+        zone: None,
+        task: "probe".parse().unwrap(),
+        queue: shard().queue().clone(),
+        seen: Some(seen),
+    }
 }
 
 async fn park(house: &House) -> TaskId {
@@ -117,7 +141,26 @@ async fn the_api_may_enqueue_look_and_cancel_and_no_more() {
     for (id, met) in [(&parked, Cancel::Waiting), (runs.id(), Cancel::Running)] {
         assert_eq!(client.cancel(id, "ann").await.unwrap(), Some(met));
     }
+    look_after(&client).await;
     compare(&house.redis, "api");
+}
+
+/// What an operator does over the API, with a dead letter in the queue.
+async fn look_after(client: &Client) {
+    let (queue, all) = (shard().queue().clone(), LetterFilter::default());
+    assert!(client.pause(&queue, "ann", "it is closed", Utc::now()).await.unwrap());
+    assert!(client.queue_status(&queue).await.unwrap().paused.is_some());
+    assert!(client.resume(&queue).await.unwrap());
+    let letters = client.dead_letters(&queue, &all, None, 1).await.unwrap().letters;
+    let letter = letters[0].letter;
+    assert!(client.dead_letter(&queue, letter).await.unwrap().is_some());
+    assert!(client.redrive(&queue, letter).await.unwrap().is_some());
+    assert_eq!(client.redrive_all(&queue, &all, None).await.unwrap().done, 1);
+    assert!(!client.delete_letter(&queue, letter).await.unwrap());
+    client.delete_letters(&queue, &all, None).await.unwrap();
+    client.living_workers().await.unwrap();
+    client.schedules(Utc::now()).await.unwrap();
+    client.schedule("sweep", 1, Utc::now()).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,14 +172,11 @@ async fn beat_may_claim_slots_and_enqueue_and_no_more() {
     client.server_time().await.unwrap();
     let mut task = NewTask::of(&Probe::new("a", Act::Ok)).unwrap();
     task.call.when = Some(When::In(LONG));
-    let entry = EntryRecord {
-        name: "sweep".to_owned(),
-        schedule: "every 1s".to_owned(),
-        task: task.task.clone(),
-        queue: task.queue.clone(),
-    };
-    client.register_entry(&entry).await.unwrap();
     let now = Utc::now();
+    let gone = entry("gone", now - TimeDelta::days(8));
+    client.show_entries(&[entry("sweep", now), gone]).await.unwrap();
+    client.show_next(&[("sweep", now)]).await.unwrap();
+    client.forget_entries(now).await.unwrap();
     for slot in [now, now + LONG] {
         assert!(client.claim_slot("sweep", slot, &task).await.unwrap());
     }
@@ -155,8 +195,14 @@ async fn a_worker_may_do_what_the_protocol_needs_and_no_more() {
     house.client.check_server(false).await.unwrap();
     house.client.ping().await.unwrap();
     enqueue_and_look(&house.client).await;
+    look_after(&house.client).await;
     every_verdict(&house).await;
     deaths(&house).await;
+    let rules = LimitRules::new().at_once(1);
+    let Acquired::Granted(permit) = house.client.acquire("host", "a", &rules).await.unwrap() else {
+        panic!("nobody else asks")
+    };
+    permit.release().await;
     compare(&house.redis, "worker");
     for other in ["api", "beat"] {
         assert!(commands(other).is_subset(&commands("worker")), "{other}");

@@ -28,12 +28,12 @@ const FORBIDDEN: &[&[&str]] = &[
     &["RENAME", STREAM, "umbel:gone"],
     &["RESTORE", "umbel:new", "0", ""],
     &["SORT", STREAM],
-    &["PUBLISH", "umbel:{default}:wake", "x"],
-    // Keys that are not the house's, by commands that are allowed.
+    // Keys and channels that are not the house's, by commands that are allowed.
     &["GET", "foreign"],
     &["SET", "foreign", "mine"],
     &["HGETALL", "foreign"],
     &["XADD", "foreign", "*", "a", "b"],
+    &["PUBLISH", "foreign", "x"],
 ];
 
 /// Forbidden to all; scripts may never do these, whoever runs them.
@@ -57,12 +57,13 @@ const FORBIDDEN_TO_CLIENTS: &[&[&str]] = &[
     &["SLOWLOG", "GET"],
 ];
 
-/// What only a worker may.
+/// What only a worker may, and others with keys of their own.
 const OF_WORKERS: &[&[&str]] = &[
     &["XACK", STREAM, "workers", "0-1"],
     &["XDEL", STREAM, "0-1"],
     &["XRANGE", STREAM, "-", "+"],
     &["DEL", STREAM],
+    &["EXPIRE", STREAM, "1"],
     &["XGROUP", "CREATE", STREAM, "others", "0"],
     &["XREADGROUP", "GROUP", "workers", "thief", "STREAMS", STREAM, ">"],
     &["CLIENT", "UNBLOCK", "1"],

@@ -49,6 +49,8 @@ pub struct Reading {
     pub owed: bool,
     introduced: bool,
     passed_over: [u8; 4],
+    /// As it was told when it connected; nobody tells it of changes here.
+    paused: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +106,9 @@ impl State {
         free: usize,
         reading: &mut Reading,
     ) -> Option<Vec<Delivery>> {
-        if reading.link.is_some_and(|link| link.broken) {
+        // Over a paused queue it asks nothing, and notices nothing.
+        let asks = !reading.paused || reading.owed;
+        if asks && reading.link.is_some_and(|link| link.broken) {
             // The first call over it fails, and the caller calls again.
             if !std::mem::take(&mut reading.owed) {
                 let first = order(&reading.passed_over)[0];
@@ -126,6 +130,10 @@ impl State {
                 return Some(adopted);
             }
         }
+        if reading.paused {
+            reading.passed_over = [0; 4];
+            return Some(Vec::new());
+        }
         let epoch = reading.link?.epoch;
         let mut found: Vec<Delivery> = Vec::new();
         for stream in order(&reading.passed_over) {
@@ -145,6 +153,7 @@ impl State {
         self.server.listed = true;
         self.listed = true;
         reading.introduced = true;
+        reading.paused = self.server.paused.is_some();
         if self.server.make_groups(self.generations) {
             self.generations += 1;
         }

@@ -85,6 +85,9 @@ fn always(state: &State) -> Weighted {
         let first = state.tasks.saturating_sub(8);
         all.push((5, (first..state.tasks).prop_map(|task| Command::Cancel { task }).boxed()));
     }
+    // More often on than off.
+    all.extend([(2, Just(Command::Pause).boxed()), (5, Just(Command::Resume).boxed())]);
+    all.extend(letters(state));
     if !can_fetch.is_empty() {
         all.push((40, select(can_fetch).boxed()));
     }
@@ -121,6 +124,20 @@ fn enqueue() -> BoxedStrategy<Command> {
     prop::collection::vec(prop_oneof![4 => call, 1 => keyed], 1..4)
         .prop_map(Command::Enqueue)
         .boxed()
+}
+
+/// What is done with dead letters, where there are any, and one that is none.
+fn letters(state: &State) -> Weighted {
+    let there: Vec<u32> = state.server.dead.letters.keys().copied().collect();
+    let Some(last) = there.last().copied() else { return Vec::new() };
+    let one = move || 1..last + 2;
+    let name = || prop::option::of(select(Name::ALL.to_vec()));
+    vec![
+        (8, one().prop_map(Command::Redrive).boxed()),
+        (4, name().prop_map(Command::RedriveAll).boxed()),
+        (1, one().prop_map(Command::DeleteLetter).boxed()),
+        (1, name().prop_map(Command::DeleteLetters).boxed()),
+    ]
 }
 
 /// The fetches that mean one thing only, as things stand.

@@ -100,6 +100,20 @@ impl State {
                 self.server.cap = *cap;
                 Answer::Done
             }
+            Command::Pause => {
+                self.server.listed |= !self.listed;
+                self.listed = true;
+                let changed = self.server.paused.is_none();
+                self.server.paused.get_or_insert(now);
+                Answer::Changed(changed)
+            }
+            Command::Resume => Answer::Changed(self.server.paused.take().is_some()),
+            Command::Redrive(letter) => self.server.redrive(*letter),
+            Command::RedriveAll(name) => self.server.redrive_all(*name),
+            Command::DeleteLetter(letter) => {
+                Answer::Changed(self.server.dead.letters.remove(letter).is_some())
+            }
+            Command::DeleteLetters(name) => self.server.delete_letters(*name),
             Command::Restart => {
                 self.starts_again();
                 Answer::Done

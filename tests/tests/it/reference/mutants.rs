@@ -61,7 +61,7 @@ mutants! {
             By(scenarios::settles_an_earlier_attempt_that_is_hidden);
         "a suspect that ended stays one":
             "redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry)" => "",
-            Chance(23);
+            By(scenarios::ends_a_suspect);
         "a retry is the same attempt":
             "tonumber(t.attempt) + 1" => "tonumber(t.attempt)",
             Chance(15);
@@ -209,6 +209,51 @@ mutants! {
         "a name of which more is parked is not listed any more":
             "if first[1] then" => "if false then",
             By(scenarios::parks_twice);
+    }
+    "pause" {
+        "a second pause takes the place of the first":
+            "if paused == (ARGV[2] == 'pause') then return 0 end" => "",
+            By(scenarios::pauses_twice);
+        "who paused stays after the pause":
+            "'paused', 'by', 'why', 'since')\nend" => "'paused')\nend",
+            By(scenarios::pauses_twice);
+    }
+    "letters" {
+        "all are deleted, of whatever name":
+            "(ARGV[5] == '' or field(fields, 'task') == ARGV[5])" => "true",
+            By(scenarios::deletes_letters_of_a_name);
+    }
+    "redrive" {
+        "a letter is run again twice":
+            "    redis.call('XDEL', KEYS[6], entry)\n" => "",
+            By(scenarios::redrives_twice);
+        "a letter is lost":
+            "    add(KEYS[tonumber(stream)], fields)\n" => "",
+            By(scenarios::redrives_twice);
+        "what runs again goes on where it ended":
+            "with(fields, 'attempt', 1)" => "fields",
+            By(scenarios::redrives_what_has_a_past);
+        "what runs again is still charged":
+            "'crashes', 0)" => "'crashes', field(fields, 'crashes'))",
+            By(scenarios::redrives_what_has_a_past);
+        "the time that it was parked goes on":
+            "if letter[i] ~= 'parked' then" => "if true then",
+            By(scenarios::redrives_what_has_a_past);
+        "the record of what runs again expires":
+            "if tracked == '1' then redis.call('PERSIST', key) end" => "",
+            By(scenarios::redrives_twice);
+        "the record of an untracked task never expires":
+            "if tracked == '1' then redis.call('PERSIST', key) end" => "redis.call('PERSIST', key)",
+            By(scenarios::redrives_untracked);
+        "a record is made of an untracked task":
+            "if not known and tracked == '0' then return end" => "",
+            By(scenarios::redrives_untracked);
+        "what ended it stays in the record":
+            "redis.call('HDEL', key, 'error', 'result', 'started', 'finished', 'worker', 'entry')" => "",
+            By(scenarios::redrives_twice);
+        "one more than the cap runs again":
+            "room < 1" => "room < 0",
+            By(scenarios::redrives_up_to_the_cap);
     }
     "unpark" {
         "what is not parked any more stays so":

@@ -12,6 +12,10 @@ use super::{
     words::Worker,
 };
 
+/// Who pauses the queue, and why.
+pub const BY: &str = "ann";
+pub const WHY: &str = "the shop is closed";
+
 /// What each line is of → what it says.
 pub type Picture = BTreeMap<String, String>;
 
@@ -69,6 +73,12 @@ fn queue(line: &mut impl FnMut(String, String), server: &Server) {
     if let Some(cap) = server.cap {
         line("control cap".to_owned(), cap.to_string());
     }
+    if let Some(since) = server.paused {
+        line("control paused".to_owned(), "1".to_owned());
+        line("control by".to_owned(), BY.to_owned());
+        line("control why".to_owned(), WHY.to_owned());
+        line("control since".to_owned(), since.to_string());
+    }
     for (task, due) in &server.delayed {
         line(format!("delayed t{task}"), due.to_string());
     }
@@ -95,10 +105,10 @@ fn queue(line: &mut impl FnMut(String, String), server: &Server) {
 }
 
 fn tasks(line: &mut impl FnMut(String, String), server: &Server) {
-    for (place, letter) in server.dead.iter().enumerate() {
+    for (number, letter) in &server.dead.letters {
         let Letter { error, worker, died, body: fields } = letter;
         let says = format!("why=fatal error={error} worker={worker} died={died} {}", body(fields));
-        line(format!("dead #{}", place + 1), says);
+        line(format!("dead #{number}"), says);
     }
     for (task, record) in &server.records {
         for (field, value) in &record.fields {

@@ -138,7 +138,9 @@ impl Names {
             ("control", "generation") => format!("g{}", place_in(&mut self.generations, value)),
             ("heartbeat", _) => self.beat(value),
             ("suspects", _) => Worker::of(value).map_or(value.to_owned(), |w| w.to_string()),
-            (_, "enqueued" | "started" | "finished" | "died" | "parked") => self.time(value, &[0]),
+            (_, "enqueued" | "started" | "finished" | "died" | "parked" | "since") => {
+                self.time(value, &[0])
+            }
             (_, "worker") => Worker::of(value).map_or(value.to_owned(), |w| w.to_string()),
             (_, "entry") => entry(value),
             (_, field) if field.starts_with("attempt:") => self.past_run(value),

@@ -196,6 +196,18 @@ pub fn charges_the_one_that_was_started() -> Scenario {
     ])
 }
 
+/// What was there when a worker died runs once more, and ends.
+pub fn ends_a_suspect() -> Scenario {
+    scenario([
+        enqueue([CALL]),
+        fetch(Worker::A, 1),
+        recover(Worker::A),
+        fetch(Worker::B, 1),
+        Command::Start { worker: Worker::B, picks: vec![0] },
+        settle(Worker::B, [end(0, Verdict::Complete)]),
+    ])
+}
+
 /// A worker that was declared dead settles late, alone and beside what is still its own.
 pub fn settles_what_was_given_away() -> Scenario {
     scenario([
@@ -263,6 +275,98 @@ pub fn fills_up() -> Scenario {
     scenario([Command::Cap(Some(3)), enqueue([CALL, known, late, CALL]), enqueue([known, CALL])])
 }
 
+/// A queue that is paused twice and goes on twice; nothing of it is read in between.
+pub fn pauses_twice() -> Scenario {
+    scenario([
+        enqueue([CALL]),
+        Command::Pause,
+        fetch(Worker::A, 1),
+        Command::Pause,
+        enqueue([Call { delay: Some(Delay::Soon), ..CALL }]),
+        Command::Tick(Clock::Right),
+        fetch(Worker::A, 1),
+        Command::Look,
+        Command::Resume,
+        Command::Resume,
+        fetch(Worker::A, 2),
+    ])
+}
+
+/// Tasks of which all become dead letters in their order.
+fn buried(calls: &[Call], kept: bool) -> Vec<Command> {
+    let bury = |pick| End { kept, ..end(pick, Verdict::Bury) };
+    let all: Vec<End> = (0..calls.len()).map(bury).collect();
+    vec![enqueue(calls), fetch(Worker::A, calls.len()), settle(Worker::A, all)]
+}
+
+/// A dead letter that two want to run again.
+pub fn redrives_twice() -> Scenario {
+    let mut commands = buried(&[CALL], true);
+    commands.extend([
+        Command::Redrive(1),
+        Command::Redrive(1),
+        Command::RedriveAll(None),
+        fetch(Worker::A, 2),
+        settle(Worker::A, [end(0, Verdict::Complete)]),
+    ]);
+    scenario(commands)
+}
+
+/// A dead letter that was tried more than once, was there when a worker died, and was parked.
+pub fn redrives_what_has_a_past() -> Scenario {
+    let settles = |verdict| settle(Worker::B, [end(0, verdict)]);
+    scenario([
+        enqueue([CALL]),
+        fetch(Worker::A, 1),
+        recover(Worker::A),
+        fetch(Worker::B, 1),
+        settles(Verdict::Retry(Delay::Soon)),
+        Command::Tick(Clock::Right),
+        fetch(Worker::B, 1),
+        settles(Verdict::Park(Delay::Soon)),
+        Command::Tick(Clock::Right),
+        fetch(Worker::B, 1),
+        settles(Verdict::Bury),
+        Command::Redrive(1),
+        fetch(Worker::B, 1),
+    ])
+}
+
+/// Of one something is known, of the other nothing.
+pub fn redrives_untracked() -> Scenario {
+    let untracked = Call { tracked: false, ..CALL };
+    let mut commands = buried(&[untracked], true);
+    commands.extend(buried(&[untracked], false));
+    // Of this one nothing is known any more, and something is to be known.
+    commands.extend(buried(&[CALL], false));
+    commands.extend([Command::RedriveAll(Some(Name::Later)), Command::RedriveAll(None)]);
+    scenario(commands)
+}
+
+/// More dead letters than the queue has room for.
+pub fn redrives_up_to_the_cap() -> Scenario {
+    let mut commands = buried(&[CALL, CALL], true);
+    commands.extend([
+        Command::Cap(Some(1)),
+        Command::RedriveAll(None),
+        Command::Redrive(2),
+        Command::Cap(None),
+        Command::Redrive(2),
+    ]);
+    scenario(commands)
+}
+
+/// Letters of two names.
+pub fn deletes_letters_of_a_name() -> Scenario {
+    let mut commands = buried(&[CALL, Call { name: Name::Later, ..CALL }], true);
+    commands.extend([
+        Command::DeleteLetters(Some(Name::Later)),
+        Command::DeleteLetter(1),
+        Command::DeleteLetter(1),
+    ]);
+    scenario(commands)
+}
+
 /// Tasks that wait in every way, and one that runs, are cancelled; those that wait end unstarted.
 pub fn cancels_what_waits_and_what_runs() -> Scenario {
     let delayed = Call { delay: Some(Delay::Late), ..CALL };
@@ -313,6 +417,13 @@ pub fn tells_of_a_run_that_is_anothers() -> Scenario {
 type Named = (&'static str, fn() -> Scenario);
 
 pub const ALL: &[Named] = &[
+    ("ends_a_suspect", ends_a_suspect),
+    ("pauses_twice", pauses_twice),
+    ("redrives_twice", redrives_twice),
+    ("redrives_what_has_a_past", redrives_what_has_a_past),
+    ("redrives_untracked", redrives_untracked),
+    ("redrives_up_to_the_cap", redrives_up_to_the_cap),
+    ("deletes_letters_of_a_name", deletes_letters_of_a_name),
     ("settles_after_a_fail_over", settles_after_a_fail_over),
     ("starts_after_a_fail_over", starts_after_a_fail_over),
     ("settles_after_a_fail_over_that_is_hidden", settles_after_a_fail_over_that_is_hidden),

@@ -26,6 +26,8 @@ pub struct Server {
     /// Which making of the groups.
     pub generation: Option<usize>,
     pub cap: Option<u32>,
+    /// Since when it is paused.
+    pub paused: Option<Stamp>,
     ready: [Log; 4],
     pub delayed: BTreeMap<usize, Stamp>,
     /// Parked tasks by name, and the list of the names.
@@ -33,7 +35,7 @@ pub struct Server {
     pub parked_names: BTreeMap<Name, Stamp>,
     /// What is delayed or parked, with the stream that it goes to.
     pub waiting: BTreeMap<usize, (Stream, Body)>,
-    pub dead: Vec<Letter>,
+    pub dead: Dead,
     pub records: BTreeMap<usize, Record>,
     pub keys: BTreeMap<u8, Key>,
     pub suspects: BTreeMap<(Stream, u32), Worker>,
@@ -44,6 +46,26 @@ pub struct Server {
     /// The queue stands in the list of queues.
     pub listed: bool,
     pub helped: bool,
+}
+
+/// The stream of dead letters, numbered as they came, from one.
+#[derive(Debug, Clone, Default)]
+pub struct Dead {
+    pub letters: BTreeMap<u32, Letter>,
+    buried: u32,
+}
+
+impl Dead {
+    pub fn add(&mut self, letter: Letter) {
+        self.buried += 1;
+        self.letters.insert(self.buried, letter);
+    }
+
+    /// All, or those of a name, in order.
+    fn of(&self, name: Option<Name>) -> Vec<u32> {
+        let meant = |letter: &Letter| name.is_none_or(|name| letter.body.call.name == name);
+        self.letters.iter().filter(|(_, letter)| meant(letter)).map(|(n, _)| *n).collect()
+    }
 }
 
 /// A dead letter.
@@ -100,9 +122,7 @@ impl Server {
             let same = known.call == call.unkeyed();
             return if same { Entry::Existing(known.task) } else { Entry::Conflict };
         }
-        let waiting =
-            self.delayed.len() + self.ready.iter().map(|log| log.entries.len()).sum::<usize>();
-        if self.cap.is_some_and(|cap| waiting >= cap as usize) {
+        if self.is_full() {
             return Entry::Full;
         }
         let now = Stamp { later_ms: 0, step };
@@ -125,6 +145,59 @@ impl Server {
             }
         }
         Entry::Accepted(task)
+    }
+
+    fn is_full(&self) -> bool {
+        let waiting =
+            self.delayed.len() + self.ready.iter().map(|log| log.entries.len()).sum::<usize>();
+        self.cap.is_some_and(|cap| waiting >= cap as usize)
+    }
+
+    /// A dead letter waits again, as if it never had run.
+    pub fn redrive(&mut self, letter: u32) -> Answer {
+        let Some(dead) = self.dead.letters.get(&letter) else { return Answer::Redriven(None) };
+        if self.is_full() {
+            return Answer::Redriven(Some(Entry::Full));
+        }
+        let former = dead.body.clone();
+        self.dead.letters.remove(&letter);
+        let body = Body { attempt: 1, crashes: 0, parked: None, ..former.clone() };
+        let (task, call) = (body.task, body.call);
+        let known = self.records.contains_key(&task);
+        if known || call.tracked {
+            if !known {
+                self.note(task, about(&body));
+                // All that is known of it then.
+                self.note(task, [("max", former.attempt.to_string())]);
+            }
+            self.note(task, [("state", "queued".to_owned()), ("attempt", "1".to_owned())]);
+            let record = self.records.entry(task).or_default();
+            let of_former = ["error", "result", "started", "finished", "worker", "entry"];
+            record.fields.retain(|field, _| !of_former.contains(field));
+            if call.tracked {
+                record.expires = None;
+            }
+        }
+        self.ready_mut(Stream::from(call.priority)).add(body);
+        Answer::Redriven(Some(Entry::Accepted(task)))
+    }
+
+    pub fn redrive_all(&mut self, name: Option<Name>) -> Answer {
+        let mut done = 0;
+        let mut full = false;
+        for letter in self.dead.of(name) {
+            match self.redrive(letter) {
+                Answer::Redriven(Some(Entry::Full)) => full = true,
+                _ => done += 1,
+            }
+        }
+        Answer::Swept((!full).then_some(done))
+    }
+
+    pub fn delete_letters(&mut self, name: Option<Name>) -> Answer {
+        let meant = self.dead.of(name);
+        self.dead.letters.retain(|letter, _| !meant.contains(letter));
+        Answer::Swept(Some(meant.len() as u64))
     }
 
     /// Makes the groups where they are missing; `fresh` is the generation if so.
@@ -163,6 +236,7 @@ impl Server {
             gone,
             next_due: self.delayed.values().min().map(Stamp::to_string),
             parked: in_order(&self.parked_names),
+            paused: self.paused.is_some(),
         }
     }
 
@@ -304,7 +378,8 @@ impl Server {
             running: running as u64,
             delayed: self.delayed.len() as u64,
             parked: self.parked.values().map(BTreeMap::len).sum::<usize>() as u64,
-            dead: self.dead.len() as u64,
+            dead: self.dead.letters.len() as u64,
+            paused: self.paused.is_some(),
             readers: readers.collect(),
         }))
     }

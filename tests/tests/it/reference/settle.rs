@@ -187,7 +187,7 @@ impl Server {
                 self.waits(held, tracked, "queued", None);
             }
             (Verdict::Bury, Some(body)) => {
-                self.dead.push(Letter { error: "hopeless".to_owned(), worker, died: now, body });
+                self.dead.add(Letter { error: "hopeless".to_owned(), worker, died: now, body });
                 self.ended(held, end, worker, now, "failed", ("error", "hopeless"));
             }
         }

@@ -6,6 +6,7 @@ use chrono::Utc;
 use umbel_broker::{
     BrokerError, CallOptions, Client, Consumer, Delivery, Held, NewTask, Settlement, Settler,
     Submitted, Terms, Verdict as RealVerdict, When, Why,
+    dead::{LetterFilter, LetterId, Swept},
     keys::Stream,
     liveness::{Beat, Beats, Cause, Heartbeat},
     shard::{Recovered, Tick},
@@ -14,9 +15,9 @@ use umbel_proto::TaskState;
 use umbel_tests::probe::{Act, Probe};
 
 use super::{
-    lab::{Case, Told, done, failed, shard},
+    lab::{Case, Told, done, failed, real_id, shard},
     model::State,
-    picture::info,
+    picture::{BY, WHY, info},
     reading::{Names, entry},
     words::{
         ATTEMPTS_MAX, Answer, Call, Clock, Command, Delay, End, Entry, LATE_MS, Name,
@@ -114,6 +115,22 @@ impl Case<'_> {
                 let (id, attempt) = (&envelope.id, envelope.attempt);
                 told(client.progress(id, worker.id(), attempt, "7").await, Answer::Noted)
             }
+            Command::Pause => {
+                let queue = shard().queue().clone();
+                told(client.pause(&queue, BY, WHY, now).await, Answer::Changed)
+            }
+            Command::Resume => told(client.resume(shard().queue()).await, Answer::Changed),
+            Command::Redrive(letter) => self.redrive(*letter).await,
+            Command::RedriveAll(name) => {
+                swept(client.redrive_all(shard().queue(), &of(*name), None).await)
+            }
+            Command::DeleteLetter(letter) => {
+                let letter = letter_id(*letter);
+                told(client.delete_letter(shard().queue(), letter).await, Answer::Changed)
+            }
+            Command::DeleteLetters(name) => {
+                swept(client.delete_letters(shard().queue(), &of(*name), None).await)
+            }
             Command::Look => look(&client, after).await.unwrap_or_else(|error| failed(&error)),
             other => unreachable!("{other:?} is no call"),
         }
@@ -142,6 +159,19 @@ impl Case<'_> {
             });
         }
         done(Answer::Enqueued(entries))
+    }
+
+    async fn redrive(&self, letter: u32) -> Told {
+        match self.client.redrive(shard().queue(), letter_id(letter)).await {
+            Ok(Some(id)) => {
+                let known = self.names.tasks.iter().position(|task| *task == id.as_str());
+                let task = known.ok_or("a task that was never accepted")?;
+                done(Answer::Redriven(Some(Entry::Accepted(task))))
+            }
+            Ok(None) => done(Answer::Redriven(None)),
+            Err(BrokerError::QueueFull { .. }) => done(Answer::Redriven(Some(Entry::Full))),
+            Err(error) => failed(&error),
+        }
     }
 
     fn take(&mut self, worker: Worker, fetched: Result<Vec<Delivery>, BrokerError>) -> Told {
@@ -177,6 +207,23 @@ impl Case<'_> {
         drop(settler);
         ended.await.map_err(|error| error.to_string())?;
         done(Answer::Done)
+    }
+}
+
+fn letter_id(number: u32) -> LetterId {
+    real_id(number).parse().expect("an id of an entry")
+}
+
+fn of(name: Option<Name>) -> LetterFilter {
+    let task = name.map(|name| name.as_str().parse().expect("a name"));
+    LetterFilter { task, why: None }
+}
+
+fn swept(answer: Result<Swept, BrokerError>) -> Told {
+    match answer {
+        Ok(Swept { done: count, refused: 0, next: None }) => done(Answer::Swept(Some(count))),
+        Err(BrokerError::QueueFull { .. }) => done(Answer::Swept(None)),
+        other => Err(format!("{other:?}")),
     }
 }
 
@@ -261,13 +308,14 @@ async fn tick(client: &Client, clock: Clock) -> Told {
     };
     match client.tick(&shard(), now).await {
         Ok(Tick::Skewed { .. }) => done(Answer::Skewed),
-        Ok(Tick::Moved { moved, gone, next_due, parked }) => Ok(Box::new(move |names| {
+        Ok(Tick::Moved { moved, gone, next_due, parked, paused }) => Ok(Box::new(move |names| {
             let due = next_due.map(|due| due.timestamp_millis().to_string());
             Answer::Moved {
                 moved,
                 gone,
                 next_due: due.map(|due| names.time(&due, &[SOON_MS, LATE_MS])),
                 parked: parked.iter().filter_map(|name| Name::of(name)).collect(),
+                paused,
             }
         })),
         Err(error) => failed(&error),
@@ -284,6 +332,7 @@ async fn look(client: &Client, after: &State) -> Result<Told, BrokerError> {
         delayed: queue.delayed,
         parked: queue.parked,
         dead: queue.dead,
+        paused: queue.paused.is_some(),
         readers,
     });
     Ok(done(Answer::Stands(stands)))

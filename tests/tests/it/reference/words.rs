@@ -147,6 +147,14 @@ pub enum Command {
     Look,
     /// The queue's cap, as an operator sets it.
     Cap(Option<u32>),
+    Pause,
+    Resume,
+    /// A dead letter by its number runs again.
+    Redrive(u32),
+    /// All of them, or those of a name.
+    RedriveAll(Option<Name>),
+    DeleteLetter(u32),
+    DeleteLetters(Option<Name>),
 
     // What goes wrong.
     /// Entries are delivered to the worker over a connection that dies with them.
@@ -215,8 +223,15 @@ pub enum Answer {
         gone: u64,
         next_due: Option<String>,
         parked: Vec<Name>,
+        paused: bool,
     },
     Skewed,
+    /// Whether it was this call that changed something.
+    Changed(bool),
+    /// What became of a letter that was to run again; `None`: it was none.
+    Redriven(Option<Entry>),
+    /// How many letters; `None`: the queue was at its cap.
+    Swept(Option<u64>),
     Unparked(u64),
     /// `None`: nothing is known of the task.
     Cancelled(Option<Cancel>),
@@ -244,6 +259,7 @@ pub struct Standing {
     pub delayed: u64,
     pub parked: u64,
     pub dead: u64,
+    pub paused: bool,
     pub readers: Vec<Worker>,
 }
 
