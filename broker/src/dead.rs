@@ -308,7 +308,8 @@ impl Client {
                 .arg(redrive.id.as_str())
                 .arg(redrive.stream.key_index())
                 .arg(u8::from(redrive.tracked))
-                .arg(redrive.max_attempts);
+                .arg(redrive.max_attempts)
+                .arg(&redrive.owner);
         }
         let answers: Vec<String> = self.call(&call).await?;
         let read = answers.iter().map(|answer| match answer.as_str() {
@@ -331,6 +332,7 @@ struct Redrive {
     stream: Stream,
     tracked: bool,
     max_attempts: u32,
+    owner: String,
 }
 
 enum Redriven {
@@ -349,6 +351,7 @@ impl Redrive {
         Ok(Self {
             letter,
             stream: body.priority.unwrap_or_default().into(),
+            owner: body.owner.clone().unwrap_or_default(),
             tracked: body.tracked,
             // Only for a record that has expired meanwhile: the task's own is not known here, and
             // the end of the task writes it.

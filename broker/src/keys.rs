@@ -148,7 +148,7 @@ impl Shard {
         format!("umbel:{{{}}}:events", self.tag)
     }
 
-    /// Channel: a nearer due time, a pause, a cancel.
+    /// Channel: `control` once the queue was paused or goes on. Other words are for others.
     pub fn wake(&self) -> String {
         format!("umbel:{{{}}}:wake", self.tag)
     }
@@ -159,7 +159,7 @@ impl Shard {
     }
 }
 
-/// HASH with TTL: tokens and holders of a limit shared by queues.
+/// HASH with TTL: times and holders of one key of a limit, over all queues.
 pub fn limit(name: &str, key: &str) -> String {
     format!("umbel:{{limit:{name}:{key}}}")
 }
@@ -234,8 +234,9 @@ what is known of a task    HGETALL umbel:{Q}:task:ID
 what is due next           ZRANGE umbel:{Q}:delayed 0 9 WITHSCORES
 what no worker can run yet ZRANGE umbel:{Q}:parked 0 -1
 what failed for good       XRANGE umbel:{Q}:dead - + COUNT 10
-how the queue is set       HGETALL umbel:{Q}:control
+how it is set, who paused  HGETALL umbel:{Q}:control
 who is alive               HGETALL umbel:{workers}:info
+which limits bite          HGETALL umbel:{limit:NAME:KEY}
 what is scheduled          HGETALL umbel:{beat}:entries
 what a schedule has fired  XREVRANGE umbel:{beat}:fired:ENTRY + - COUNT 5
 which queues there are     HGETALL umbel:queues

@@ -65,6 +65,9 @@ pub struct ScheduleStatus {
     pub fires: Vec<FiredSlot>,
 }
 
+/// Entries of the stream of what has fired.
+type Notes = Vec<(String, HashMap<String, String>)>;
+
 impl Client {
     /// Shows entries of a timetable in Redis, in one step.
     pub async fn show_entries(&self, entries: &[EntryRecord]) -> Result<(), BrokerError> {
@@ -170,8 +173,7 @@ impl Client {
         asked.cmd("ZSCORE").arg(keys::beat_due()).arg(&entry.name);
         asked.cmd("XREVRANGE").arg(keys::beat_fired(&entry.name)).arg("+").arg("-");
         asked.arg("COUNT").arg(fires);
-        let (next, notes): (Option<f64>, Vec<(String, HashMap<String, String>)>) =
-            self.pipeline(&asked).await?;
+        let (next, notes): (Option<f64>, Notes) = self.pipeline(&asked).await?;
         // Of an older release it is not told when it was shown: since it is, it counts as there.
         let live = entry.seen.is_none_or(|seen| now - seen <= GONE_AFTER);
         let next = next.and_then(|ms| DateTime::from_timestamp_millis(ms as i64));

@@ -3,7 +3,7 @@
 -- Carries no allow-oom: like enqueueing it brings new work, which a full Redis refuses.
 -- KEYS  1 control · 2–5 the ready streams · 6 dead · 7 delayed
 -- ARGV  1 key prefix of the queue · 2 queue
---       then five a letter: entry · id · stream (2–5) · tracked 1|0 · max attempts
+--       then six a letter: entry · id · stream (2–5) · tracked 1|0 · max attempts · owner or ''
 -- returns per letter 1 it waits again · 0 it is no dead letter any more
 --         'WIDE' it was too wide to be kept whole and stays · 'FULL' the queue is at its cap, it stays
 local cap = tonumber(redis.call('HGET', KEYS[1], 'cap') or '')
@@ -28,23 +28,27 @@ local function as_first(letter)
   return with(with(fields, 'attempt', 1), 'crashes', 0)
 end
 
-local function note(id, fields, tracked, max)
+local function note(id, fields, tracked, max, owner)
   local key = ARGV[1] .. 'task:' .. id
   local known = redis.call('EXISTS', key) == 1
   if not known and tracked == '0' then return end
   redis.call('HSET', key, 'state', 'queued', 'attempt', '1')
-  redis.call('HDEL', key, 'error', 'result', 'started', 'finished', 'worker', 'entry')
+  redis.call('HDEL', key, 'error', 'result', 'started', 'finished', 'worker', 'entry', 'cancel')
+  for _, name in ipairs(redis.call('HKEYS', key)) do
+    if string.sub(name, 1, 8) == 'attempt:' then redis.call('HDEL', key, name) end
+  end
   if not known then
     redis.call('HSET', key, 'task', field(fields, 'task') or '', 'queue', ARGV[2], 'max', max,
       'enqueued', field(fields, 'enqueued') or '')
+    if owner ~= '' then redis.call('HSET', key, 'owner', owner) end
   end
   -- Of an untracked task it goes when it would have gone: nothing else would ever remove it.
   if tracked == '1' then redis.call('PERSIST', key) end
 end
 
 local answers = {}
-for at = 3, #ARGV, 5 do
-  local entry, id, stream, tracked, max = unpack(ARGV, at, at + 4)
+for at = 3, #ARGV, 6 do
+  local entry, id, stream, tracked, max, owner = unpack(ARGV, at, at + 5)
   local letter = body(KEYS[6], entry)
   local answer
   -- After a fail-over that lost writes the same entry may be another letter.
@@ -59,7 +63,7 @@ for at = 3, #ARGV, 5 do
     local fields = as_first(letter)
     redis.call('XDEL', KEYS[6], entry)
     add(KEYS[tonumber(stream)], fields)
-    note(id, fields, tracked, max)
+    note(id, fields, tracked, max, owner)
     answer = 1
   end
   answers[#answers + 1] = answer

@@ -61,6 +61,8 @@ fn each_user_is_confined_to_the_keys_and_channels_of_the_house() {
             // What it may do to these keys only.
             expected.extend(["(~umbel:*:dead", "~umbel:*:control", "~umbel:*:task:*"]);
             expected.push("~umbel:{beat}:fired:*");
+            expected.extend(["(~umbel:*:delayed", "~umbel:*:waiting", "~umbel:*:parked"]);
+            expected.extend(["~umbel:*:parked:*", "~umbel:*:task:*", "~umbel:{workers}:asked:*"]);
         }
         if role == "beat" {
             expected.push("(~umbel:{beat}:*");

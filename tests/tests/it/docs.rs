@@ -41,13 +41,22 @@ fn the_protocol_document_tells_of_every_key_that_is_in_use() {
         shard.dead(),
         shard.suspects(),
         shard.control(),
+        shard.wake(),
         shard.idempotency("<key>"),
     ]);
     for name in names {
         let name = name.strip_prefix(&shard.prefix()).unwrap();
         assert!(text.contains(&format!("`{name}`")), "{name} is missing in docs/PROTOCOL.md");
     }
-    for name in [keys::heartbeat(), keys::worker_info(), keys::beat_entries(), keys::queues()] {
+    let limit = keys::limit("<name>", "<key>");
+    for name in [
+        keys::heartbeat(),
+        keys::worker_info(),
+        keys::beat_entries(),
+        keys::beat_due(),
+        keys::queues(),
+        &limit,
+    ] {
         assert!(text.contains(&format!("`{name}`")), "{name} is missing in docs/PROTOCOL.md");
     }
 }

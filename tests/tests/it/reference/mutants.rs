@@ -96,7 +96,7 @@ mutants! {
     "start" {
         "anybody may start a task":
             "local is_mine = mine ~= nil and mine[1] ~= nil" => "local is_mine = true",
-            Chance(28);
+            By(scenarios::starts_what_another_has_read_since);
         "whoever holds it, it is the caller's":
             "entry, entry, 1, ARGV[4])" => "entry, entry, 1)",
             By(scenarios::starts_what_another_has_read_since);
@@ -224,6 +224,9 @@ mutants! {
             By(scenarios::deletes_letters_of_a_name);
     }
     "redrive" {
+        "the runs of a former life are shown as those of this one":
+            "if string.sub(name, 1, 8) == 'attempt:' then redis.call('HDEL', key, name) end" => "",
+            By(scenarios::redrives_what_has_a_past);
         "a letter is run again twice":
             "    redis.call('XDEL', KEYS[6], entry)\n" => "",
             By(scenarios::redrives_twice);
@@ -249,7 +252,7 @@ mutants! {
             "if not known and tracked == '0' then return end" => "",
             By(scenarios::redrives_untracked);
         "what ended it stays in the record":
-            "redis.call('HDEL', key, 'error', 'result', 'started', 'finished', 'worker', 'entry')" => "",
+            "redis.call('HDEL', key, 'error', 'result', 'started', 'finished', 'worker', 'entry', 'cancel')" => "",
             By(scenarios::redrives_twice);
         "one more than the cap runs again":
             "room < 1" => "room < 0",

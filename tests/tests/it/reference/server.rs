@@ -172,8 +172,10 @@ impl Server {
             }
             self.note(task, [("state", "queued".to_owned()), ("attempt", "1".to_owned())]);
             let record = self.records.entry(task).or_default();
-            let of_former = ["error", "result", "started", "finished", "worker", "entry"];
-            record.fields.retain(|field, _| !of_former.contains(field));
+            let of_former = ["error", "result", "started", "finished", "worker", "entry", "cancel"];
+            record
+                .fields
+                .retain(|field, _| !of_former.contains(field) && !field.starts_with("attempt:"));
             if call.tracked {
                 record.expires = None;
             }
