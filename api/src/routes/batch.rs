@@ -1,15 +1,19 @@
 //! `POST /v1/tasks/batch`: enqueue many tasks, with a verdict for each.
 
+use std::num::NonZeroU16;
+
 use axum::{Extension, Json, extract::State, http::StatusCode};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use umbel_broker::NewTask;
-use umbel_proto::TaskId;
+use umbel_proto::{Priority, TaskId};
 use utoipa::ToSchema;
 
 use super::{
     Shared, broker_problem,
-    enqueue::{NewTaskBody, idempotency_key, prepare},
+    enqueue::{NewTaskBody, no_args, prepare},
+    values::{Key, Seconds},
 };
 use crate::{
     Claims,
@@ -31,13 +35,29 @@ pub(crate) struct Batch {
 
 /// One of them: the name of its task, and what enqueueing it alone takes.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Item {
     #[schema(example = "pages.scrape")]
     task: String,
     /// 1 to 255 visible ASCII characters; the same key names the same task for 24 hours.
-    idempotency_key: Option<String>,
-    #[serde(flatten)]
-    body: NewTaskBody,
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    idempotency_key: Option<Key>,
+    /// The arguments of the task. Default: none.
+    #[serde(default = "no_args")]
+    #[schema(value_type = Value)]
+    args: Value,
+    /// This and what follows: as for one task.
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 31_622_400)]
+    delay_s: Option<Seconds>,
+    at: Option<DateTime<Utc>>,
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 31_622_400)]
+    expires_s: Option<Seconds>,
+    expires_at: Option<DateTime<Utc>>,
+    queue: Option<String>,
+    #[schema(value_type = Option<String>, example = "normal")]
+    priority: Option<Priority>,
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 65_535)]
+    max_attempts: Option<NonZeroU16>,
 }
 
 /// A verdict for each task, in their order.
@@ -115,11 +135,13 @@ pub(crate) async fn create(
 
 impl Item {
     fn prepare(self, shared: &Shared, claims: &Claims) -> Result<NewTask, Problem> {
-        let key = match &self.idempotency_key {
-            Some(key) => Some(idempotency_key(key.as_bytes(), &claims.sub)?),
-            None => None,
-        };
-        prepare(&shared.catalog, claims, &self.task, self.body, key, Utc::now())
+        let Self { task, idempotency_key: key, args, delay_s, at, expires_s, expires_at, .. } =
+            self;
+        let (queue, priority, max_attempts) = (self.queue, self.priority, self.max_attempts);
+        let key = key.map(|key| key.of_subject(&claims.sub));
+        let body =
+            NewTaskBody { args, delay_s, at, expires_s, expires_at, queue, priority, max_attempts };
+        prepare(&shared.catalog, claims, &task, body, key, Utc::now())
     }
 }
 

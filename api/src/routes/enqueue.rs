@@ -1,6 +1,6 @@
 //! `POST /v1/tasks/{task}`: enqueue a task.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU16, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -8,8 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use chrono::{DateTime, TimeDelta, Utc};
-use ring::digest;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use tracing::debug;
@@ -20,12 +19,12 @@ use umbel_proto::{
 };
 use utoipa::ToSchema;
 
-use super::{Shared, broker_problem, record::Record};
-use crate::{
-    Claims,
-    body::JsonBody,
-    problem::{FieldError, Problem},
+use super::{
+    Shared, broker_problem,
+    record::Record,
+    values::{FURTHEST, Key, Seconds, far, invalid},
 };
+use crate::{Claims, body::JsonBody, problem::Problem};
 
 /// A task to enqueue.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -34,26 +33,26 @@ pub(crate) struct NewTaskBody {
     /// The arguments of the task. Default: none.
     #[serde(default = "no_args")]
     #[schema(value_type = Object)]
-    args: Value,
+    pub args: Value,
     /// Start no earlier than this many seconds from now.
-    #[schema(minimum = 0, example = 1.5)]
-    delay_s: Option<f64>,
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 31_622_400, example = 1.5)]
+    pub delay_s: Option<Seconds>,
     /// Start no earlier than this; not together with `delay_s`.
-    at: Option<DateTime<Utc>>,
+    pub at: Option<DateTime<Utc>>,
     /// Do not start after so many seconds from now; it ends as `expired` then. Default: never too late.
-    #[schema(minimum = 0, example = 3600)]
-    expires_s: Option<f64>,
+    #[schema(value_type = Option<f64>, minimum = 0, maximum = 31_622_400, example = 3600)]
+    pub expires_s: Option<Seconds>,
     /// Do not start after this; not together with `expires_s`.
-    expires_at: Option<DateTime<Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
     /// One of the queues that tasks wait in. Default: the task's own.
     #[schema(example = "default")]
-    queue: Option<String>,
+    pub queue: Option<String>,
     /// `high`, `normal` or `low`. Default: the task's own.
     #[schema(value_type = Option<String>, example = "normal")]
-    priority: Option<Priority>,
+    pub priority: Option<Priority>,
     /// How often the task is tried in all. Default: the task's own.
-    #[schema(value_type = Option<u32>, minimum = 1)]
-    max_attempts: Option<NonZeroU32>,
+    #[schema(value_type = Option<u16>, minimum = 1, maximum = 65_535)]
+    pub max_attempts: Option<NonZeroU16>,
 }
 
 /// A task that was accepted.
@@ -68,16 +67,8 @@ pub(crate) struct Accepted {
     state: Option<TaskState>,
 }
 
-/// The furthest start. What is later is a slip of the unit (milliseconds for seconds), and would
-/// lie in Redis' memory for as long.
-const FURTHEST: TimeDelta = TimeDelta::days(366);
-
 /// The longest wait for the end of a task: shorter than a request may take.
 const WAIT_LONGEST: Duration = Duration::from_secs(25);
-
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-const IDEMPOTENCY_KEY_LONGEST: usize = 255;
 
 /// Enqueue a task
 ///
@@ -109,10 +100,7 @@ pub(crate) async fn create(
     JsonBody(body): JsonBody<NewTaskBody>,
 ) -> Result<Response, Problem> {
     let now = Utc::now();
-    let key = match headers.get(IDEMPOTENCY_KEY) {
-        Some(key) => Some(idempotency_key(key.as_bytes(), &claims.sub)?),
-        None => None,
-    };
+    let key = Key::of(&headers)?.map(|key| key.of_subject(&claims.sub));
     let wait = wait(&headers);
     let new = prepare(&shared.catalog, &claims, &name, body, key, now)?;
     let when = new.call.when;
@@ -154,7 +142,7 @@ pub(crate) fn prepare(
         when,
         expires,
         priority: body.priority,
-        max_attempts: body.max_attempts.map(NonZeroU32::get),
+        max_attempts: body.max_attempts.map(|most| most.get().into()),
         idempotency_key: key,
         owner: Some(claims.sub.clone()),
         tracked: true,
@@ -203,7 +191,7 @@ pub(crate) fn first_state(when: Option<When>, now: DateTime<Utc>) -> TaskState {
     if waits(when, now) { TaskState::Scheduled } else { TaskState::Queued }
 }
 
-fn no_args() -> Value {
+pub(crate) fn no_args() -> Value {
     json!({})
 }
 
@@ -240,31 +228,16 @@ fn args_field(field: &str) -> String {
     }
 }
 
-fn invalid(field: impl Into<String>, reason: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::UNPROCESSABLE_ENTITY)
-        .detail("the request is understood, but a part of it is wrong")
-        .error(FieldError::new(field, reason))
-}
-
 /// A moment that is given by its distance or by itself.
 fn moment(
-    (distance, seconds): (&'static str, Option<f64>),
+    (distance, seconds): (&'static str, Option<Seconds>),
     (itself, at): (&'static str, Option<DateTime<Utc>>),
     now: DateTime<Utc>,
 ) -> Result<Option<When>, Problem> {
-    let far = || format!("more than {} days away", FURTHEST.num_days());
     match (seconds, at) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err(invalid(itself, format!("not together with `{distance}`"))),
-        (Some(seconds), None) => {
-            let delay = Duration::try_from_secs_f64(seconds)
-                .map_err(|error| invalid(distance, error.to_string()))?;
-            if TimeDelta::from_std(delay).is_ok_and(|delay| delay <= FURTHEST) {
-                Ok(Some(When::In(delay)))
-            } else {
-                Err(invalid(distance, far()))
-            }
-        }
+        (Some(Seconds(time)), None) => Ok(Some(When::In(time))),
         (None, Some(at)) if at - now > FURTHEST => Err(invalid(itself, far())),
         (None, Some(at)) => Ok(Some(When::At(at))),
     }
@@ -276,21 +249,6 @@ fn waits(when: Option<When>, now: DateTime<Utc>) -> bool {
         Some(When::In(delay)) => !delay.is_zero(),
         Some(When::At(at)) => at > now,
     }
-}
-
-/// The key as the broker knows it: of this subject and of HTTP, so that nobody meets a task of
-/// somebody else, or of beat, behind a key; hashed, because both together may be too long for it.
-pub(crate) fn idempotency_key(key: &[u8], subject: &str) -> Result<String, Problem> {
-    if !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) || !key.iter().all(u8::is_ascii_graphic)
-    {
-        let rule = format!("must be 1 to {IDEMPOTENCY_KEY_LONGEST} visible ASCII characters");
-        return Err(invalid("Idempotency-Key", rule));
-    }
-    // A subject has no control characters: the zero byte tells where it ends.
-    let scoped = [subject.as_bytes(), b"\0", key].concat();
-    let hash = digest::digest(&digest::SHA256, &scoped);
-    let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("http:{hex}"))
 }
 
 #[cfg(test)]
@@ -392,20 +350,6 @@ mod tests {
         }
         answers.dedup();
         assert_eq!(answers.len(), 1);
-    }
-
-    #[test]
-    fn a_key_is_one_subjects_own() {
-        let key = idempotency_key;
-        let known = key(b"k-1", "ann").unwrap();
-        assert_eq!(key(b"k-1", "ann").unwrap(), known);
-        assert_ne!(key(b"k-1", "bob").unwrap(), known);
-        assert_ne!(key(b"k-2", "ann").unwrap(), known);
-        assert_ne!(key(b"b:c", "a").unwrap(), key(b"c", "a:b").unwrap());
-        assert!(key(&[b'x'; 255], &"s".repeat(255)).unwrap().len() <= 255);
-        for bad in [b"".as_slice(), b"a b", b"\xc3\xa4", &[b'x'; 256]] {
-            assert!(key(bad, "ann").is_err(), "{bad:?}");
-        }
     }
 
     #[test]

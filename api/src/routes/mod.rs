@@ -10,6 +10,7 @@ pub(crate) mod queues;
 pub(crate) mod record;
 pub(crate) mod schedules;
 pub(crate) mod tasks;
+pub(crate) mod values;
 pub(crate) mod workers;
 
 use std::{sync::Arc, time::Duration};

@@ -1,5 +1,6 @@
 //! The API over a socket, on a real Redis: enqueue, look, and be refused.
 
+mod contract;
 pub(crate) mod served;
 mod tasks;
 
