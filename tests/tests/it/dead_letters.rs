@@ -207,10 +207,11 @@ async fn only_those_that_are_meant_run_again() {
     let mut crashed = enqueue(&house, ["crashed".to_owned()]).await;
     bury(&house, Why::Crash).await;
     let of = |why, task: &str| LetterFilter { why, task: Some(task.parse().unwrap()) };
-    let others = house.client.redrive_all(&queue(), &of(Some(Why::Crash), LATER), None);
-    assert_eq!(others.await.unwrap().done, 0);
-    let meant = house.client.redrive_all(&queue(), &of(Some(Why::Crash), "probe"), None);
-    assert_eq!(meant.await.unwrap().done, 1);
+    for (task, done) in [(LATER, 0), ("probe", 1)] {
+        let meant = of(Some(Why::Crash), task);
+        let swept = house.client.redrive_all(&queue(), &meant, None).await.unwrap();
+        assert_eq!(swept.done, done, "{task}");
+    }
     let record = crashed.pop().unwrap().record().await.unwrap().unwrap();
     assert_eq!(record.state, TaskState::Queued);
     assert!(letters(&house).await.iter().all(|letter| letter.why == "attempts"));
