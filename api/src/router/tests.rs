@@ -249,12 +249,22 @@ async fn the_description_shows_our_routes_and_the_applications() {
         [
             "/livez",
             "/readyz",
+            "/v1/dead",
+            "/v1/dead/redrive",
+            "/v1/dead/{queue}/{letter}",
+            "/v1/dead/{queue}/{letter}/redrive",
             "/v1/queues",
+            "/v1/queues/{queue}",
+            "/v1/queues/{queue}/pause",
+            "/v1/queues/{queue}/resume",
+            "/v1/schedules",
+            "/v1/schedules/{schedule}",
             "/v1/sites/{id}",
             "/v1/tasks",
             "/v1/tasks/batch",
             "/v1/tasks/{task}",
             "/v1/tasks/{task}/events",
+            "/v1/workers",
         ]
     );
     let schemas = description["components"]["schemas"].as_object().unwrap();

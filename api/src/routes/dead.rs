@@ -24,6 +24,7 @@ const PAGE: usize = 50;
 
 /// Dead letters, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetterList)]
 pub(crate) struct LetterList {
     letters: Vec<Letter>,
     /// Pass it as `before` for the next page; absent: there is none. A page may be short, or empty,
@@ -35,6 +36,7 @@ pub(crate) struct LetterList {
 
 /// A task that failed for good. Of what was no task only is told what can be read.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 pub(crate) struct Letter {
     /// Names the letter in its queue.
     #[schema(value_type = String, example = "1790000000123-0")]
@@ -61,6 +63,7 @@ pub(crate) struct Letter {
 
 /// A dead letter with its arguments.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenedDeadLetter)]
 pub(crate) struct OpenLetter {
     #[serde(flatten)]
     letter: Letter,
@@ -93,6 +96,7 @@ pub(crate) struct PageQuery {
 #[derive(Debug, Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
+#[schema(as = DeadLettersMeant)]
 pub(crate) struct Meant {
     #[schema(example = "default")]
     queue: String,
@@ -106,6 +110,7 @@ pub(crate) struct Meant {
 
 /// What was done with the letters that were meant.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLettersDone)]
 pub(crate) struct Done {
     /// So many were run again, or deleted.
     done: u64,
@@ -119,6 +124,7 @@ pub(crate) struct Done {
 
 /// A task that waits again.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RedrivenTask)]
 pub(crate) struct Redriven {
     #[schema(value_type = String, example = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab")]
     id: TaskId,

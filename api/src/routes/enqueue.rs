@@ -378,7 +378,7 @@ mod tests {
         assert!(!waits(None, now));
         assert!(!waits(Some(When::In(Duration::ZERO)), now));
         assert!(!waits(Some(When::At(now)), now));
-        assert!(waits(Some(When::At(now + TimeDelta::milliseconds(1))), now));
+        assert!(waits(Some(When::At(now + chrono::TimeDelta::milliseconds(1))), now));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(crate) struct Queue {
 
 /// A pause of a queue.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = QueuePause)]
 pub(crate) struct Paused {
     /// The subject of the token.
     #[schema(example = "ann")]
@@ -59,6 +60,7 @@ pub(crate) struct Paused {
 /// Why a queue is to be paused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = QueuePauseBody)]
 pub(crate) struct PauseBody {
     /// For whoever finds it paused: 1 to 200 characters.
     #[schema(min_length = 1, max_length = 200, example = "the shop is closed until noon")]

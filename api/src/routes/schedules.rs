@@ -21,6 +21,7 @@ pub(crate) struct ScheduleList {
 
 /// An entry of a timetable.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ScheduleStatus)]
 pub(crate) struct Schedule {
     #[schema(example = "nightly")]
     name: String,
@@ -46,6 +47,7 @@ pub(crate) struct Schedule {
 
 /// What became of a slot.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = FiredSlot)]
 pub(crate) struct Fire {
     slot: DateTime<Utc>,
     /// `fired`, or `missed`.

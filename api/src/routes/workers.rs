@@ -20,6 +20,7 @@ pub(crate) struct WorkerList {
 
 /// A worker, as it told of itself with its last heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WorkerStatus)]
 pub(crate) struct Worker {
     #[schema(example = "web-1-0123456789abcdef-1")]
     id: String,
@@ -42,6 +43,7 @@ pub(crate) struct Worker {
 
 /// A task in a worker's hands.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RunningTask)]
 pub(crate) struct Running {
     #[schema(example = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab")]
     id: String,

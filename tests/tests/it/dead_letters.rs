@@ -199,6 +199,25 @@ async fn two_who_run_all_again_at_once_run_each_once() {
     worker.stop().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn only_those_that_are_meant_run_again() {
+    let house = House::start();
+    enqueue(&house, (0..3).map(|n| format!("n{n}"))).await;
+    bury(&house, Why::Attempts).await;
+    let mut crashed = enqueue(&house, ["crashed".to_owned()]).await;
+    bury(&house, Why::Crash).await;
+    let of = |why, task: &str| LetterFilter { why, task: Some(task.parse().unwrap()) };
+    for (task, done) in [(LATER, 0), ("probe", 1)] {
+        let meant = of(Some(Why::Crash), task);
+        let swept = house.client.redrive_all(&queue(), &meant, None).await.unwrap();
+        assert_eq!(swept.done, done, "{task}");
+    }
+    let record = crashed.pop().unwrap().record().await.unwrap().unwrap();
+    assert_eq!(record.state, TaskState::Queued);
+    assert!(letters(&house).await.iter().all(|letter| letter.why == "attempts"));
+    assert_eq!((house.queue().await.queued, house.queue().await.dead), (1, 3));
+}
+
 /// An entry that was copied with so many fields more than its own.
 fn widen(house: &House, more: usize) {
     let mut connection = raw(house);

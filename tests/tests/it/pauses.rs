@@ -262,6 +262,53 @@ async fn what_a_killed_worker_held_of_a_paused_queue_waits_and_runs_again_afterw
     assert!(up.stop().await.success());
 }
 
+/// A task that runs alone waits in its worker until nothing else runs there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_worker_for_room_is_given_back_when_its_queue_is_paused() {
+    let house = House::start();
+    let worker = house.worker(2);
+    enqueue(&house, "held", Act::Hold).await;
+    eventually("it runs", async || (house.record.order().len() == 1).then_some(())).await;
+    all_listen(&house, 1).await;
+    // As one that was there when two workers died.
+    let suspect = NewTask::of(&Probe::new("suspect", Act::Ok)).unwrap();
+    let id = format!("default-{}", uuid::Uuid::now_v7());
+    let env = umbel_proto::codec::encode(&umbel_proto::Body {
+        args: suspect.args,
+        ..umbel_proto::Body::default()
+    });
+    let mut add = redis::cmd("XADD");
+    add.arg(shard().ready(Stream::Normal)).arg("*").arg("id").arg(&id).arg("task").arg("probe");
+    add.arg("attempt").arg(1).arg("crashes").arg(2).arg("enqueued").arg(1).arg("version").arg(1);
+    add.arg("env").arg(env.unwrap());
+    let mut raw = redis::Client::open(house.redis.url()).unwrap().get_connection().unwrap();
+    add.exec(&mut raw).unwrap();
+    eventually_eq("the worker has both", 2, async || house.queue().await.running).await;
+
+    let hgets = || -> u64 {
+        let stats = house.redis.cli(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_hget:calls="));
+        line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    let before = hgets();
+    pause(&house).await;
+    eventually("the worker has asked", async || (hgets() > before).then_some(())).await;
+    house.record.open("held");
+    eventually_eq("it is given back", "1".to_owned(), async || {
+        house.redis.cli(&["XLEN", &shard().ready(Stream::Recovered)])
+    })
+    .await;
+    stays((1, 0), async || {
+        let queue = house.queue().await;
+        (queue.queued, queue.running)
+    })
+    .await;
+    assert_eq!(house.record.order(), ["held"]);
+    resume(&house).await;
+    eventually("it runs", async || (house.record.order().len() == 2).then_some(())).await;
+    worker.stop().await.unwrap();
+}
+
 /// What an idle worker sends: a read in 5 s, a heartbeat and a tick in 3 s, and with each heartbeat a
 /// look at the queues and who reads them; to hear of pauses it sends nothing.
 #[tokio::test(flavor = "multi_thread")]
