@@ -3,6 +3,7 @@
 pub(crate) mod docs;
 pub(crate) mod enqueue;
 pub(crate) mod health;
+pub(crate) mod metrics;
 pub(crate) mod queues;
 pub(crate) mod tasks;
 
@@ -26,7 +27,7 @@ pub(crate) struct Shared {
 }
 
 /// Redis restarts and fails over in seconds; sooner is only load on it.
-const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
 
 /// A full queue empties by work, which takes longer.
 const RETRY_FULL: Duration = Duration::from_secs(10);
