@@ -160,3 +160,24 @@ fn routes(prefix: &str, api: &OpenApi) -> BTreeSet<(String, String)> {
     };
     api.paths.paths.iter().flat_map(|(path, item)| of(path, item)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_documentation_is_this_one() {
+        let text = include_str!("../../docs/ACCESS.md");
+        let table = text.split("| route | needs |\n|---|---|\n").nth(1).unwrap();
+        let told: Vec<&str> = table.lines().take_while(|line| line.starts_with('|')).collect();
+        let rows = TABLE.iter().map(|Row { method, path, needs }| {
+            let needs = match needs {
+                Needs::Nothing => "–".to_owned(),
+                Needs::Scope(scope) => format!("`{scope}`"),
+                Needs::ScopeForTask(scope) => format!("`{scope}` for the task"),
+            };
+            format!("| `{method} {path}` | {needs} |")
+        });
+        assert_eq!(told, rows.collect::<Vec<_>>());
+    }
+}

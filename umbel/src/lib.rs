@@ -37,6 +37,7 @@ mod cli;
 mod death;
 mod dev;
 mod env;
+mod one_line;
 mod roles;
 mod run;
 mod settings;
@@ -52,7 +53,7 @@ pub use env::Env;
 pub use run::run;
 pub use settings::SettingsError;
 
-pub use umbel_api::{Claims, FieldError, JsonBody, Problem};
+pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};
 pub use umbel_broker::{BrokerError, Client, TaskHandle, WaitError};
 pub use umbel_proto::{Priority, RetryPolicy, Task, TaskId, TaskOptions, TaskState};

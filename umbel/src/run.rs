@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use umbel_api::Scopes;
 use umbel_broker::{BrokerError, Client};
 use umbel_worker::WorkerError;
 
@@ -250,7 +251,12 @@ async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> 
     while TcpStream::connect(addr).await.is_err() {
         sleep(READY_LOOK).await;
     }
-    let token = TokenArgs { subject: "developer".to_owned(), ttl: DEV_TOKEN_TTL };
+    let token = TokenArgs {
+        subject: "developer".to_owned(),
+        scopes: Scopes::ADMIN,
+        tasks: None,
+        ttl: DEV_TOKEN_TTL,
+    };
     let token = verbs::token(settings, &token).context("no token can be made")?;
     println!("umbel dev is ready");
     println!("API_URL=http://{addr}");

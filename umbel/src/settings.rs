@@ -3,16 +3,18 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     time::Duration,
 };
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use umbel_api::{ApiSettings, JwtSettings};
+use umbel_api::{ApiSettings, JwksSettings, JwtSettings, Limits, RoleScopes, Scopes};
 use umbel_broker::BrokerSettings;
 use umbel_proto::QueueName;
 use umbel_store::StoreSettings;
 use umbel_worker::WorkerSettings;
+use url::Url;
 use uuid::Uuid;
 
 use crate::telemetry::Format;
@@ -70,7 +72,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "PORT", global = true, default_value_t = 8000)]
     pub port: u16,
 
-    /// What tokens are signed with: 32 bytes or more
+    /// What tokens of HS256 are signed with: 32 bytes or more
     #[arg(long, env = "JWT_SECRET", global = true, hide_env_values = true, value_parser = secret)]
     pub jwt_secret: Option<SecretString>,
 
@@ -81,6 +83,25 @@ pub(crate) struct Settings {
     /// The audience that tokens must name; without it none
     #[arg(long, env = "JWT_AUDIENCE", global = true)]
     pub jwt_audience: Option<String>,
+
+    /// Where an identity provider publishes the keys of its RS256 and ES256 tokens: https://…
+    #[arg(long, env = "JWKS_URL", global = true)]
+    pub jwks_url: Option<Url>,
+
+    /// How long the last good keys are believed while no newer ones can be had
+    #[arg(long, env = "JWKS_MAX_AGE", global = true, default_value = "24h", value_parser = crate::env::duration)]
+    pub jwks_max_age: Duration,
+
+    /// What a role stands for in tokens without scopes: service_role=admin,authenticated=tasks:read
+    #[arg(long, env = "JWT_ROLE_SCOPES", global = true)]
+    pub jwt_role_scopes: Option<RoleScopes>,
+
+    /// What a token may do that names neither scopes nor a known role: tasks:enqueue tasks:read
+    #[arg(long, env = "JWT_DEFAULT_SCOPES", global = true)]
+    pub jwt_default_scopes: Option<Scopes>,
+
+    #[command(flatten)]
+    pub limits: LimitSettings,
 
     /// The queues that a worker serves; without it those of the application's tasks
     #[arg(short = 'Q', long, env = "QUEUES", global = true, value_delimiter = ',')]
@@ -121,6 +142,46 @@ pub(crate) struct Settings {
     /// Take a Redis that keeps no append-only file, and loses tasks when it restarts
     #[arg(long, env = "ALLOW_VOLATILE", global = true)]
     pub allow_volatile: bool,
+}
+
+/// How much the API takes in.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LimitSettings {
+    /// The largest body of a request, in bytes
+    #[arg(long, env = "BODY_LIMIT", global = true, default_value_t = 1024 * 1024)]
+    pub body_limit: usize,
+
+    /// How long the body of a request may take in all
+    #[arg(long, env = "BODY_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
+    pub body_timeout: Duration,
+
+    /// How long a connection may take to send the head of a request, or be idle
+    #[arg(long, env = "HEADER_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
+    pub header_timeout: Duration,
+
+    /// How many requests the API works on at once
+    #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = 256)]
+    pub max_in_flight: usize,
+
+    /// How many connections are open to the API at once
+    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = 1024)]
+    pub max_connections: usize,
+
+    /// Requests a second of one subject; 0 for any number
+    #[arg(long, env = "RATE_LIMIT", global = true, default_value_t = 100)]
+    pub rate_limit: u32,
+
+    /// Requests a second of one address; 0 for any number
+    #[arg(long, env = "PEER_RATE_LIMIT", global = true, default_value_t = 200)]
+    pub peer_rate_limit: u32,
+
+    /// How many proxies of one's own stand before the API and add to X-Forwarded-For
+    #[arg(long, env = "PROXY_HOPS", global = true, default_value_t = 0)]
+    pub proxy_hops: usize,
+
+    /// A port of its own for /metrics, on HOST and without a token; without it admins read it
+    #[arg(long, env = "METRICS_PORT", global = true)]
+    pub metrics_port: Option<u16>,
 }
 
 fn secret(text: &str) -> Result<SecretString, Infallible> {
@@ -164,22 +225,40 @@ impl Settings {
     }
 
     pub fn jwt(&self) -> Result<JwtSettings, SettingsError> {
-        let secret = given(&self.jwt_secret).ok_or_else(|| {
-            SettingsError(
-                "JWT_SECRET must be set to at least 32 bytes: tokens are signed with it".to_owned(),
-            )
-        })?;
+        let jwks = self
+            .jwks_url
+            .clone()
+            .map(|url| JwksSettings { max_age: self.jwks_max_age, ..JwksSettings::new(url) });
         let jwt = JwtSettings {
-            secret: secret.clone(),
+            secret: given(&self.jwt_secret).cloned(),
+            jwks,
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
+            role_scopes: self.jwt_role_scopes.clone().unwrap_or_default(),
+            default_scopes: self.jwt_default_scopes.unwrap_or_default(),
         };
         jwt.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(jwt)
     }
 
     pub fn api(&self, name: &str) -> Result<ApiSettings, SettingsError> {
-        Ok(ApiSettings { title: name.to_owned(), addr: self.addr()?, jwt: self.jwt()? })
+        let settings = ApiSettings {
+            limits: self.limits.limits(),
+            metrics_elsewhere: self.limits.metrics_port.is_some(),
+            ..ApiSettings::new(name, self.addr()?, self.jwt()?)
+        };
+        settings.check().map_err(|error| SettingsError(error.to_string()))?;
+        self.metrics_addr()?;
+        Ok(settings)
+    }
+
+    /// Where metrics are served, where they have a port of their own.
+    pub fn metrics_addr(&self) -> Result<Option<SocketAddr>, SettingsError> {
+        let Some(port) = self.limits.metrics_port else { return Ok(None) };
+        if port == self.port && port != 0 {
+            return Err(SettingsError(format!("METRICS_PORT and PORT are both {port}")));
+        }
+        Ok(Some(SocketAddr::new(self.addr()?.ip(), port)))
     }
 
     /// Where the API listens.
@@ -232,6 +311,7 @@ impl Settings {
         let secret =
             |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
         let queues: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
+        let limits = &self.limits;
         let optional = [
             ("REDIS_URL", secret(&self.redis_url)),
             ("DATABASE_URL", secret(&self.database_url)),
@@ -239,6 +319,10 @@ impl Settings {
             ("JWT_SECRET", secret(&self.jwt_secret)),
             ("JWT_ISSUER", self.jwt_issuer.clone()),
             ("JWT_AUDIENCE", self.jwt_audience.clone()),
+            ("JWKS_URL", self.jwks_url.as_ref().map(Url::to_string)),
+            ("JWT_ROLE_SCOPES", self.jwt_role_scopes.as_ref().map(RoleScopes::to_string)),
+            ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.map(|scopes| scopes.to_string())),
+            ("METRICS_PORT", limits.metrics_port.map(|port| port.to_string())),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
         ];
         let fixed = [
@@ -253,10 +337,34 @@ impl Settings {
             ("HANG_LIMIT", format!("{}ms", self.hang_limit.as_millis())),
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", format!("{}ms", self.park_limit.as_millis())),
+            ("JWKS_MAX_AGE", format!("{}ms", self.jwks_max_age.as_millis())),
+            ("BODY_LIMIT", limits.body_limit.to_string()),
+            ("BODY_TIMEOUT", format!("{}ms", limits.body_timeout.as_millis())),
+            ("HEADER_TIMEOUT", format!("{}ms", limits.header_timeout.as_millis())),
+            ("MAX_IN_FLIGHT", limits.max_in_flight.to_string()),
+            ("MAX_CONNECTIONS", limits.max_connections.to_string()),
+            ("RATE_LIMIT", limits.rate_limit.to_string()),
+            ("PEER_RATE_LIMIT", limits.peer_rate_limit.to_string()),
+            ("PROXY_HOPS", limits.proxy_hops.to_string()),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
         named.chain(fixed).collect()
+    }
+}
+
+impl LimitSettings {
+    fn limits(&self) -> Limits {
+        Limits {
+            body_bytes: self.body_limit,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            in_flight: self.max_in_flight,
+            connections: self.max_connections,
+            per_subject: NonZeroU32::new(self.rate_limit),
+            per_peer: NonZeroU32::new(self.peer_rate_limit),
+            proxy_hops: self.proxy_hops,
+        }
     }
 }
 
@@ -310,6 +418,19 @@ mod tests {
             (vec![redis, jwt, "--concurrency=0"], "CONCURRENCY"),
             (vec![redis, jwt, "--lease=1s"], "LEASE"),
             (vec!["--redis-url=redis://:s3cret@h:port", jwt], "REDIS_URL"),
+            (vec![redis, jwt, "--jwks-url=http://id.example/keys"], "JWT_ISSUER"),
+            (vec![redis, jwt, "--body-limit=1"], "BODY_LIMIT"),
+            (vec![redis, jwt, "--header-timeout=1m"], "HEADER_TIMEOUT"),
+            (vec![redis, jwt, "--port=9000", "--metrics-port=9000"], "METRICS_PORT"),
+            (
+                vec![
+                    redis,
+                    "--jwt-issuer=i",
+                    "--jwt-audience=a",
+                    "--jwks-url=https://u:s3cret@id.example/keys",
+                ],
+                "JWKS_URL",
+            ),
         ] {
             let error = settings(&flags).check_all("test", false).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("s3cret"), "{flags:?}: {error}");
@@ -321,8 +442,18 @@ mod tests {
 
     #[test]
     fn a_child_gets_the_same_settings_by_its_environment() {
-        let parent =
-            settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
+        let parent = settings(&[
+            "--redis-url=redis://h:7000",
+            "--queues=a,b",
+            "--lease=20s",
+            "--port=0",
+            "--jwks-url=https://id.example/keys",
+            "--jwt-role-scopes=staff=tasks:read tasks:cancel,root=admin",
+            "--jwt-default-scopes=tasks:read",
+            "--metrics-port=9100",
+            "--rate-limit=0",
+            "--header-timeout=2s",
+        ]);
         let env = parent.as_env();
         let value = |name| env.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
         assert_eq!(value("REDIS_URL"), Some("redis://h:7000"));
@@ -330,6 +461,15 @@ mod tests {
         assert_eq!(value("LEASE"), Some("20000ms"));
         assert_eq!(value("PORT"), Some("0"));
         assert_eq!(value("DATABASE_URL"), None);
+        // Read again it is the same: of what is flag and variable none is left out.
+        let flags: Vec<String> = env
+            .iter()
+            .map(|(name, value)| (name.to_lowercase().replace('_', "-"), value))
+            .filter(|(_, value)| *value != "false")
+            .map(|(name, value)| format!("--{name}={value}"))
+            .collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        assert_eq!(format!("{:?}", settings(&flags)), format!("{parent:?}"));
     }
 
     #[test]

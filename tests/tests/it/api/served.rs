@@ -75,7 +75,7 @@ impl Served {
         let jwt = JwtSettings::new("a secret that is long enough for it".into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let settings = ApiSettings { title: "Probes".into(), addr, jwt: jwt.clone() };
+        let settings = ApiSettings::new("Probes", addr, jwt.clone());
         let client = Client::open(&BrokerSettings::new(redis.url_as("api")), "api").unwrap();
         let application = OpenApiRouter::new().routes(routes!(greet)).routes(routes!(broken));
         let store_works = Arc::new(AtomicBool::new(true));
