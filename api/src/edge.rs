@@ -13,13 +13,13 @@ use std::{
 
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::{Body, HttpBody},
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 use tracing::{Instrument, error, info, info_span};
@@ -50,6 +50,33 @@ impl Subject {
 /// From where a request came: the other end of its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer(pub IpAddr);
+
+/// How the body of a request comes in. One that never was has come in whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Arrival(Arc<Arriving>);
+
+#[derive(Debug, Default)]
+struct Arriving {
+    whole: AtomicBool,
+    late: AtomicBool,
+}
+
+impl Arrival {
+    fn of(body: &Body) -> Self {
+        let arrival = Self::default();
+        arrival.0.whole.store(body.is_end_stream(), Ordering::Relaxed);
+        arrival
+    }
+
+    /// Whether nothing more is to come, for better or worse.
+    pub fn is_over(&self) -> bool {
+        self.0.whole.load(Ordering::Relaxed)
+    }
+
+    fn was_late(&self) -> bool {
+        self.0.late.load(Ordering::Relaxed)
+    }
+}
 
 /// How long a handler may take. Shorter than the patience of most proxies and clients (60 s), so
 /// that they hear from us; far longer than any of our own calls to Redis.
@@ -121,14 +148,13 @@ impl Edge {
             Ok(place) => place,
             Err(refusal) => return refusal.into_response(),
         };
-        let late = Arc::new(AtomicBool::new(false));
-        let request = request.map(|body| in_time(body, self.limits.body_timeout, late.clone()));
+        let arrival = Arrival::of(request.body());
+        let mut request = request.map(|body| in_time(body, self.limits.body_timeout, &arrival));
+        request.extensions_mut().insert(arrival.clone());
         let span = info_span!("request", request_id = id);
         let answered = next.run(request).instrument(span);
         match tokio::time::timeout(self.request_timeout, answered).await {
-            Ok(response) if late.load(Ordering::Relaxed) && !response.status().is_success() => {
-                too_slow()
-            }
+            Ok(response) if arrival.was_late() && !response.status().is_success() => too_slow(),
             Ok(response) => response,
             Err(_) => out_of_time().into_response(),
         }
@@ -168,29 +194,26 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
     response
 }
 
-/// A body that fails, and says so to `late`, when it has not come in full after `limit`: drip by
-/// drip it would hold its place for as long as its sender likes.
-fn in_time(body: Body, limit: Duration, late: Arc<AtomicBool>) -> Body {
+/// A body that fails when it has not come in whole after `limit`: drip by drip it would hold its
+/// place for as long as its sender likes.
+fn in_time(body: Body, limit: Duration, arrival: &Arrival) -> Body {
     let deadline = tokio::time::Instant::now() + limit;
-    Body::from_stream(until(deadline, Box::pin(body.into_data_stream()), late))
-}
-
-fn until<E: Into<axum::BoxError>>(
-    deadline: tokio::time::Instant,
-    chunks: impl Stream<Item = Result<Bytes, E>> + Send + Unpin,
-    late: Arc<AtomicBool>,
-) -> impl Stream<Item = Result<Bytes, axum::BoxError>> + Send {
-    stream::try_unfold((chunks, late), move |(mut chunks, late)| async move {
-        match tokio::time::timeout_at(deadline, chunks.next()).await {
-            Ok(None) => Ok(None),
-            Ok(Some(Ok(chunk))) => Ok(Some((chunk, (chunks, late)))),
+    let start = (body.into_data_stream(), arrival.0.clone());
+    Body::from_stream(stream::try_unfold(start, move |(mut chunks, arrival)| async move {
+        let next = tokio::time::timeout_at(deadline, chunks.next()).await;
+        if let Ok(Some(Ok(chunk))) = next {
+            return Ok(Some((chunk, (chunks, arrival))));
+        }
+        arrival.whole.store(true, Ordering::Relaxed);
+        match next {
             Ok(Some(Err(error))) => Err(error.into()),
+            Ok(_) => Ok::<_, axum::BoxError>(None),
             Err(elapsed) => {
-                late.store(true, Ordering::Relaxed);
+                arrival.late.store(true, Ordering::Relaxed);
                 Err(elapsed.into())
             }
         }
-    })
+    }))
 }
 
 /// The address that a request is counted under: that of the connection, or the one that the
@@ -267,7 +290,10 @@ fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::{get, post};
+    use axum::{
+        body::Bytes,
+        routing::{get, post},
+    };
     use tokio::sync::Notify;
     use tower::ServiceExt;
 

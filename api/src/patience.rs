@@ -17,7 +17,7 @@ use tokio::{pin, select, sync::Mutex, time::timeout};
 use tracing::warn;
 use umbel_broker::Client;
 
-use crate::{problem::Problem, routes::RETRY_UNAVAILABLE};
+use crate::{edge::Arrival, problem::Problem, routes::RETRY_UNAVAILABLE};
 
 /// Redis answers in milliseconds; who has waited this long asks whether it is there.
 const ASK_AFTER: Duration = Duration::from_millis(250);
@@ -62,11 +62,16 @@ pub(crate) async fn wait_with_redis(
     request: Request,
     next: Next,
 ) -> Response {
+    let arrival = request.extensions().get::<Arrival>().cloned();
     let answer = next.run(request);
     pin!(answer);
     loop {
         if let Ok(response) = timeout(ASK_AFTER, &mut answer).await {
             return response;
+        }
+        // Who is slow to say what is wanted does not wait for Redis.
+        if arrival.as_ref().is_some_and(|arrival| !arrival.is_over()) {
+            continue;
         }
         let is_there = select! {
             response = &mut answer => return response,

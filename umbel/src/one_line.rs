@@ -86,7 +86,10 @@ mod tests {
         ] {
             assert_eq!(escaped(event, false), line);
         }
-        assert_eq!(escaped("\u{1b}[32mINFO\u{1b}[0m a\nb\n", true), "\u{1b}[32mINFO\u{1b}[0m a\\nb\n");
+        assert_eq!(
+            escaped("\u{1b}[32mINFO\u{1b}[0m a\nb\n", true),
+            "\u{1b}[32mINFO\u{1b}[0m a\\nb\n"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod arrows;
 mod beat;
 mod chaos;
 mod docs;
+mod edge;
 mod epochs;
 mod ghosts;
 mod handbook;
