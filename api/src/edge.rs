@@ -3,23 +3,17 @@
 
 use std::{
     any::Any,
-    net::IpAddr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use axum::{
     Router,
-    body::{Body, HttpBody},
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use futures::{StreamExt, stream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 use tracing::{Instrument, error, info, info_span};
@@ -27,7 +21,9 @@ use uuid::Uuid;
 
 use crate::{
     Limits,
+    arrival::Arrival,
     metrics::Metrics,
+    peer::{Peer, address, network},
     problem::{self, Problem},
     rates::Rates,
 };
@@ -47,37 +43,6 @@ impl Subject {
     }
 }
 
-/// From where a request came: the other end of its connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer(pub IpAddr);
-
-/// How the body of a request comes in. One that never was has come in whole.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Arrival(Arc<Arriving>);
-
-#[derive(Debug, Default)]
-struct Arriving {
-    whole: AtomicBool,
-    late: AtomicBool,
-}
-
-impl Arrival {
-    fn of(body: &Body) -> Self {
-        let arrival = Self::default();
-        arrival.0.whole.store(body.is_end_stream(), Ordering::Relaxed);
-        arrival
-    }
-
-    /// Whether nothing more is to come, for better or worse.
-    pub fn is_over(&self) -> bool {
-        self.0.whole.load(Ordering::Relaxed)
-    }
-
-    fn was_late(&self) -> bool {
-        self.0.late.load(Ordering::Relaxed)
-    }
-}
-
 /// How long a handler may take. Shorter than the patience of most proxies and clients (60 s), so
 /// that they hear from us; far longer than any of our own calls to Redis.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -89,8 +54,6 @@ const RETRY_BUSY: Duration = Duration::from_secs(1);
 const REQUEST_ID_LONGEST: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Answered however much there is to do: a platform ends a process that does not.
 const HEALTH: [&str; 2] = ["/livez", "/readyz"];
@@ -149,7 +112,7 @@ impl Edge {
             Err(refusal) => return refusal.into_response(),
         };
         let arrival = Arrival::of(request.body());
-        let mut request = request.map(|body| in_time(body, self.limits.body_timeout, &arrival));
+        let mut request = request.map(|body| arrival.within(self.limits.body_timeout, body));
         request.extensions_mut().insert(arrival.clone());
         let span = info_span!("request", request_id = id);
         let answered = next.run(request).instrument(span);
@@ -192,47 +155,6 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
         "{method} {route}: {status} in {ms} ms"
     );
     response
-}
-
-/// A body that fails when it has not come in whole after `limit`: drip by drip it would hold its
-/// place for as long as its sender likes.
-fn in_time(body: Body, limit: Duration, arrival: &Arrival) -> Body {
-    let deadline = tokio::time::Instant::now() + limit;
-    let start = (body.into_data_stream(), arrival.0.clone());
-    Body::from_stream(stream::try_unfold(start, move |(mut chunks, arrival)| async move {
-        let next = tokio::time::timeout_at(deadline, chunks.next()).await;
-        if let Ok(Some(Ok(chunk))) = next {
-            return Ok(Some((chunk, (chunks, arrival))));
-        }
-        arrival.whole.store(true, Ordering::Relaxed);
-        match next {
-            Ok(Some(Err(error))) => Err(error.into()),
-            Ok(_) => Ok::<_, axum::BoxError>(None),
-            Err(elapsed) => {
-                arrival.late.store(true, Ordering::Relaxed);
-                Err(elapsed.into())
-            }
-        }
-    }))
-}
-
-/// The address that a request is counted under: that of the connection, or the one that the
-/// outermost of so many proxies of one's own wrote down. What stands before it is the caller's
-/// own say, and worth nothing.
-fn address(peer: Option<IpAddr>, headers: &HeaderMap, hops: usize) -> Option<IpAddr> {
-    let Some(nth_last) = hops.checked_sub(1) else { return peer };
-    let values: Vec<&str> =
-        headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
-    let written = values.iter().flat_map(|value| value.split(',')).collect::<Vec<_>>();
-    written.iter().rev().nth(nth_last).and_then(|text| text.trim().parse().ok()).or(peer)
-}
-
-/// Whoever has one address of IPv6 has the 2^64 beside it.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() >> 64 << 64).into()),
-        v4 => v4,
-    }
 }
 
 pub(crate) fn too_often(wait: Duration) -> Problem {
@@ -291,7 +213,7 @@ fn after_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::{
-        body::Bytes,
+        body::{Body, Bytes},
         routing::{get, post},
     };
     use tokio::sync::Notify;
@@ -381,23 +303,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_drips_is_given_up_as_a_whole() {
-        let limits = Limits { body_timeout: Duration::from_millis(50), ..limits() };
-        let read =
-            Router::new().route("/read", post(|body: Bytes| async move { body.len().to_string() }));
-        let router = Edge::new(&limits, Metrics::new().unwrap()).around(read);
-        // Each drop comes soon; all of them never end.
-        let drops = stream::unfold((), |()| async {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            Some((Ok::<_, std::io::Error>(Bytes::from_static(b"x")), ()))
-        });
-        let request = Request::post("/read").body(Body::from_stream(drops)).unwrap();
-        let response = router.oneshot(request).await.unwrap();
-        assert_eq!(response.headers()[header::CONNECTION], "close");
-        assert_eq!(json_of(response).await["status"], 408);
-    }
-
-    #[tokio::test]
     async fn what_is_over_the_cap_is_told_to_come_again_and_health_is_not_counted() {
         let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (at, go) = (reached.clone(), release.clone());
@@ -444,25 +349,5 @@ mod tests {
         }
         assert_eq!(ask("10.0.0.2").await.status(), StatusCode::OK);
         assert_eq!(ask("2001:db8:0:1::1").await.status(), StatusCode::OK);
-    }
-
-    #[test]
-    fn only_ones_own_proxies_are_believed_about_an_address() {
-        let peer: IpAddr = "10.0.0.1".parse().unwrap();
-        let found = |sent: &[&'static str], hops| {
-            let mut headers = HeaderMap::new();
-            for value in sent {
-                headers.append(FORWARDED_FOR, HeaderValue::from_static(value));
-            }
-            address(Some(peer), &headers, hops).unwrap().to_string()
-        };
-        assert_eq!(found(&["1.1.1.1"], 0), "10.0.0.1");
-        assert_eq!(found(&["6.6.6.6, 1.1.1.1"], 1), "1.1.1.1");
-        assert_eq!(found(&["6.6.6.6", "1.1.1.1, 2.2.2.2"], 2), "1.1.1.1");
-        assert_eq!(found(&["6.6.6.6", "::1"], 1), "::1");
-        for none in [&[][..], &["nonsense"], &["1.1.1.1,"]] {
-            assert_eq!(found(none, 1), "10.0.0.1", "{none:?}");
-        }
-        assert_eq!(found(&["1.1.1.1"], 2), "10.0.0.1");
     }
 }

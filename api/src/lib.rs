@@ -8,12 +8,14 @@
 //! - [`ReadinessCheck`]: what `/readyz` looks at
 
 mod access;
+mod arrival;
 mod auth;
 mod body;
 mod edge;
 mod error;
 mod metrics;
 mod patience;
+mod peer;
 mod problem;
 mod rates;
 mod router;

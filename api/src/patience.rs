@@ -17,7 +17,7 @@ use tokio::{pin, select, sync::Mutex, time::timeout};
 use tracing::warn;
 use umbel_broker::Client;
 
-use crate::{edge::Arrival, problem::Problem, routes::RETRY_UNAVAILABLE};
+use crate::{arrival::Arrival, problem::Problem, routes::RETRY_UNAVAILABLE};
 
 /// Redis answers in milliseconds; who has waited this long asks whether it is there.
 const ASK_AFTER: Duration = Duration::from_millis(250);

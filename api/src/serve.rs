@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::{Limits, edge::Peer};
+use crate::{Limits, peer::Peer};
 
 /// How long requests may go on after the shutdown has begun. Longer than the time-out of one
 /// request would be pointless; shorter than the 30 s that platforms give a process in all.

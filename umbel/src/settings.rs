@@ -1,15 +1,16 @@
 //! Settings from flags and environment, checked together.
 
+mod limits;
+
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    num::NonZeroU32,
     time::Duration,
 };
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use umbel_api::{ApiSettings, JwksSettings, JwtSettings, Limits, RoleScopes, Scopes};
+use umbel_api::{ApiSettings, JwksSettings, JwtSettings, RoleScopes, Scopes};
 use umbel_broker::BrokerSettings;
 use umbel_proto::QueueName;
 use umbel_store::StoreSettings;
@@ -17,6 +18,7 @@ use umbel_worker::WorkerSettings;
 use url::Url;
 use uuid::Uuid;
 
+use self::limits::LimitSettings;
 use crate::telemetry::Format;
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
@@ -142,46 +144,6 @@ pub(crate) struct Settings {
     /// Take a Redis that keeps no append-only file, and loses tasks when it restarts
     #[arg(long, env = "ALLOW_VOLATILE", global = true)]
     pub allow_volatile: bool,
-}
-
-/// How much the API takes in.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct LimitSettings {
-    /// The largest body of a request, in bytes
-    #[arg(long, env = "BODY_LIMIT", global = true, default_value_t = 1024 * 1024)]
-    pub body_limit: usize,
-
-    /// How long the body of a request may take in all
-    #[arg(long, env = "BODY_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
-    pub body_timeout: Duration,
-
-    /// How long a connection may take to send the head of a request, or be idle
-    #[arg(long, env = "HEADER_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
-    pub header_timeout: Duration,
-
-    /// How many requests the API works on at once
-    #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = 256)]
-    pub max_in_flight: usize,
-
-    /// How many connections are open to the API at once
-    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = 1024)]
-    pub max_connections: usize,
-
-    /// Requests a second of one subject; 0 for any number
-    #[arg(long, env = "RATE_LIMIT", global = true, default_value_t = 100)]
-    pub rate_limit: u32,
-
-    /// Requests a second of one address; 0 for any number
-    #[arg(long, env = "PEER_RATE_LIMIT", global = true, default_value_t = 200)]
-    pub peer_rate_limit: u32,
-
-    /// How many proxies of one's own stand before the API and add to X-Forwarded-For
-    #[arg(long, env = "PROXY_HOPS", global = true, default_value_t = 0)]
-    pub proxy_hops: usize,
-
-    /// A port of its own for /metrics, on HOST and without a token; without it admins read it
-    #[arg(long, env = "METRICS_PORT", global = true)]
-    pub metrics_port: Option<u16>,
 }
 
 fn secret(text: &str) -> Result<SecretString, Infallible> {
@@ -311,7 +273,6 @@ impl Settings {
         let secret =
             |text: &Option<SecretString>| text.as_ref().map(|t| t.expose_secret().to_owned());
         let queues: Vec<&str> = self.queues.iter().map(QueueName::as_str).collect();
-        let limits = &self.limits;
         let optional = [
             ("REDIS_URL", secret(&self.redis_url)),
             ("DATABASE_URL", secret(&self.database_url)),
@@ -322,7 +283,7 @@ impl Settings {
             ("JWKS_URL", self.jwks_url.as_ref().map(Url::to_string)),
             ("JWT_ROLE_SCOPES", self.jwt_role_scopes.as_ref().map(RoleScopes::to_string)),
             ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.map(|scopes| scopes.to_string())),
-            ("METRICS_PORT", limits.metrics_port.map(|port| port.to_string())),
+            ("METRICS_PORT", self.limits.metrics_port.map(|port| port.to_string())),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
         ];
         let fixed = [
@@ -338,33 +299,10 @@ impl Settings {
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", format!("{}ms", self.park_limit.as_millis())),
             ("JWKS_MAX_AGE", format!("{}ms", self.jwks_max_age.as_millis())),
-            ("BODY_LIMIT", limits.body_limit.to_string()),
-            ("BODY_TIMEOUT", format!("{}ms", limits.body_timeout.as_millis())),
-            ("HEADER_TIMEOUT", format!("{}ms", limits.header_timeout.as_millis())),
-            ("MAX_IN_FLIGHT", limits.max_in_flight.to_string()),
-            ("MAX_CONNECTIONS", limits.max_connections.to_string()),
-            ("RATE_LIMIT", limits.rate_limit.to_string()),
-            ("PEER_RATE_LIMIT", limits.peer_rate_limit.to_string()),
-            ("PROXY_HOPS", limits.proxy_hops.to_string()),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        named.chain(fixed).collect()
-    }
-}
-
-impl LimitSettings {
-    fn limits(&self) -> Limits {
-        Limits {
-            body_bytes: self.body_limit,
-            header_timeout: self.header_timeout,
-            body_timeout: self.body_timeout,
-            in_flight: self.max_in_flight,
-            connections: self.max_connections,
-            per_subject: NonZeroU32::new(self.rate_limit),
-            per_peer: NonZeroU32::new(self.peer_rate_limit),
-            proxy_hops: self.proxy_hops,
-        }
+        named.chain(fixed).chain(self.limits.as_env()).collect()
     }
 }
 

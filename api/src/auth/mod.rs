@@ -2,6 +2,7 @@
 //! its subject may.
 
 mod claims;
+mod grant;
 mod jwks;
 mod keys;
 mod ring_provider;
@@ -19,8 +20,8 @@ use axum::{
 use tracing::debug;
 
 pub use claims::Claims;
+pub use grant::{Grant, issue_token};
 pub use scope::{RoleScopes, Scope, ScopeError, Scopes};
-pub use token::{Grant, issue_token};
 pub(crate) use token::{TokenError, Verifier};
 
 use crate::{

@@ -11,7 +11,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use umbel_api::{Api, ApiSettings, JwtSettings, OpenApiRouter, serve_within};
 use umbel_broker::{BrokerSettings, Client};
-use umbel_tests::probe;
+use umbel_tests::{
+    eventually::eventually,
+    probe,
+    process::{Launch, Process, free_port},
+};
 
 pub const SECRET: &str = "a secret that is long enough for it";
 
@@ -84,4 +88,22 @@ pub fn problem_of(answer: &str) -> (u16, Value) {
     assert!(head.to_lowercase().contains("content-type: application/problem+json"), "{head}");
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (status, serde_json::from_str(body).unwrap())
+}
+
+/// `umbel api` as it is run, once it answers.
+pub struct Running {
+    pub process: Process,
+    pub url: String,
+    pub browser: reqwest::Client,
+}
+
+pub async fn running(launch: Launch) -> Running {
+    let port = free_port();
+    let process = launch.env("PORT", port).start();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let browser = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("http://127.0.0.1:{port}");
+    eventually("the API answers", async || browser.get(format!("{url}/livez")).send().await.ok())
+        .await;
+    Running { process, url, browser }
 }

@@ -63,7 +63,7 @@ async fn while_the_provider_is_gone_the_last_good_keys_serve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_that_are_too_old_serve_nobody_and_none_is_blamed() {
+async fn while_there_are_no_keys_nobody_gets_in_and_no_token_is_blamed() {
     let known = Signer::ec("known");
     let issuer = Issuer::start(Answer::Status(500)).await;
     let gate = Gate::open(issuer.impatient(), |_| {}).await;

@@ -1,13 +1,16 @@
 //! The process as it is run: no secret of its settings gets out, and no caller writes its log.
 
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use umbel_tests::{
-    eventually::eventually,
-    process::{Launch, Process, free_port},
+    process::{Launch, free_port},
+    services::RedisServer,
 };
 
-use super::issuer::{AUDIENCE, Answer, ISSUER, Issuer, Signer, claims};
+use super::{
+    gate::running,
+    issuer::{AUDIENCE, Answer, ISSUER, Issuer, Signer, claims},
+};
 
 /// In each secret, and in all that callers send.
 const CANARY: &str = "canary7f3a";
@@ -15,9 +18,9 @@ const CANARY: &str = "canary7f3a";
 /// What would begin a line of its own, or seem to.
 const FORGED: &str = "FORGED-LINE";
 
-fn launch(args: &[&str], format: &str) -> Launch {
+fn launch(args: &[&str], redis: &RedisServer, format: &str) -> Launch {
     Launch::new("umbel", args)
-        .env("REDIS_URL", format!("redis://{CANARY}:{CANARY}@127.0.0.1:1"))
+        .env("REDIS_URL", format!("redis://{CANARY}:{CANARY}@127.0.0.1:{}", redis.port()))
         .env("DATABASE_URL", format!("postgres://{CANARY}:{CANARY}@127.0.0.1:1/d"))
         .env("DATABASE_DIRECT_URL", format!("postgres://u:{CANARY}@127.0.0.1:1/d"))
         .env("JWT_SECRET", format!("{CANARY}{CANARY}{CANARY}{CANARY}"))
@@ -25,23 +28,6 @@ fn launch(args: &[&str], format: &str) -> Launch {
         .env("JWT_AUDIENCE", AUDIENCE)
         .env("LOG_LEVEL", "trace")
         .env("LOG_FORMAT", format)
-}
-
-struct Running {
-    process: Process,
-    url: String,
-    browser: reqwest::Client,
-}
-
-async fn running(launch: Launch) -> Running {
-    let port = free_port();
-    let process = launch.env("PORT", port).start();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let browser = reqwest::Client::builder().no_proxy().build().unwrap();
-    let url = format!("http://127.0.0.1:{port}");
-    eventually("the API answers", async || browser.get(format!("{url}/livez")).send().await.ok())
-        .await;
-    Running { process, url, browser }
 }
 
 /// Line ends and escapes, as they can stand in a path.
@@ -55,10 +41,14 @@ const IN_BODIES: [&str; 7] =
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_gets_out_and_no_caller_writes_the_log() {
     let signer = Signer::ec("ec-1");
+    // One that lets nobody in without the password, and is really asked.
+    let redis = RedisServer::start();
+    let password = format!(">{CANARY}");
+    redis.cli(&["ACL", "SETUSER", CANARY, "on", &password, "~*", "&*", "+@all"]);
     for format in ["text", "json"] {
         let issuer = Issuer::start(Answer::Status(500)).await;
-        let launch = launch(&["api"], format).env("JWKS_URL", &issuer.url);
-        let token = launch_token(format);
+        let launch = launch(&["api"], &redis, format).env("JWKS_URL", &issuer.url);
+        let token = launch_token(&redis, format);
         let api = running(launch).await;
         let mut answers = Vec::new();
         let mut requests = Vec::new();
@@ -102,6 +92,11 @@ async fn no_secret_gets_out_and_no_caller_writes_the_log() {
             // What was asked for may be told to who asked.
             answers.push((asked_for_it, text));
         }
+        // One that is taken, with what nobody is to read but its worker.
+        let url = format!("{}/v1/tasks/pages.scrape", api.url);
+        let args = json!({"args": {"url": format!("http://example.com/{CANARY}")}});
+        let taken = api.browser.post(url).bearer_auth(&token).json(&args).send().await.unwrap();
+        assert_eq!(taken.status(), StatusCode::ACCEPTED);
         // Who asks with a key that nobody has: a warning about the provider, and no token in it.
         let url = format!("{}/v1/tasks", api.url);
         let asked = api.browser.get(url).bearer_auth(signer.token()).send().await.unwrap();
@@ -137,8 +132,8 @@ async fn no_secret_gets_out_and_no_caller_writes_the_log() {
 }
 
 /// Of somebody who may do all, as `umbel token` makes it.
-fn launch_token(format: &str) -> String {
-    let made = launch(&["token", "--scopes", "admin"], format).output();
+fn launch_token(redis: &RedisServer, format: &str) -> String {
+    let made = launch(&["token", "--scopes", "admin"], redis, format).output();
     let token = String::from_utf8(made.stdout).unwrap().trim().to_owned();
     assert_eq!(token.split('.').count(), 3, "{}", String::from_utf8_lossy(&made.stderr));
     token
