@@ -36,7 +36,7 @@ fn unreadable(rejection: JsonRejection) -> Problem {
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             problem.detail("the body must come as `Content-Type: application/json`")
         }
-        StatusCode::PAYLOAD_TOO_LARGE => problem.detail("the body is over 1 MiB"),
+        StatusCode::PAYLOAD_TOO_LARGE => problem.detail("the body is over what is taken here"),
         _ => problem.detail(rejection.body_text()),
     }
 }

@@ -1,5 +1,5 @@
-//! What every request passes, whichever route it takes: its id, its limits, its log line, and the
-//! form of its errors.
+//! What every request passes, whichever route it takes: its id, its limits, its log line, its
+//! count, and the form of its errors.
 
 use std::{
     any::Any,
@@ -9,16 +9,24 @@ use std::{
 
 use axum::{
     Router,
-    extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
 use tracing::{Instrument, error, info, info_span};
 use uuid::Uuid;
 
-use crate::problem::{self, Problem};
+use crate::{
+    Limits,
+    arrival::Arrival,
+    metrics::Metrics,
+    peer::{Peer, address, network},
+    problem::{self, Problem},
+    rates::Rates,
+};
 
 /// The id of a request: the caller's X-Request-ID, or a new UUID. Handlers take it as
 /// `Extension<RequestId>`.
@@ -37,26 +45,88 @@ impl Subject {
 
 /// How long a handler may take. Shorter than the patience of most proxies and clients (60 s), so
 /// that they hear from us; far longer than any of our own calls to Redis.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The largest body. Four times what a task may carry (`codec::MAX_BYTES`), for JSON is wordier.
-pub(crate) const BODY_LARGEST: usize = 1024 * 1024;
+/// What is in flight is over in moments.
+const RETRY_BUSY: Duration = Duration::from_secs(1);
 
 /// The longest X-Request-ID that is taken over: it stands in each log line of the request.
 const REQUEST_ID_LONGEST: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Puts the edge around all of `router`.
-pub(crate) fn around(router: Router, timeout: Duration) -> Router {
-    router
-        .layer(RequestBodyLimitLayer::new(BODY_LARGEST))
-        .layer(CatchPanicLayer::custom(after_panic))
-        .layer(middleware::from_fn_with_state(timeout, pass))
+/// Answered however much there is to do: a platform ends a process that does not.
+const HEALTH: [&str; 2] = ["/livez", "/readyz"];
+
+/// The edge of one API.
+pub(crate) struct Edge {
+    limits: Limits,
+    request_timeout: Duration,
+    metrics: Metrics,
+    in_flight: Semaphore,
+    peers: Option<Rates>,
 }
 
-async fn pass(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
+impl Edge {
+    pub fn new(limits: &Limits, metrics: Metrics) -> Self {
+        Self {
+            request_timeout: REQUEST_TIMEOUT,
+            metrics,
+            in_flight: Semaphore::new(limits.in_flight),
+            peers: limits.per_peer.map(Rates::new),
+            limits: limits.clone(),
+        }
+    }
+
+    /// Puts the edge around all of `router`.
+    pub fn around(self, router: Router) -> Router {
+        router
+            // There is one limit, and it is ours.
+            .layer(DefaultBodyLimit::disable())
+            .layer(RequestBodyLimitLayer::new(self.limits.body_bytes))
+            .layer(CatchPanicLayer::custom(after_panic))
+            .layer(middleware::from_fn_with_state(Arc::new(self), pass))
+    }
+
+    /// The place of a request among those that are worked on, or why it gets none.
+    fn admit(&self, request: &Request) -> Result<Option<SemaphorePermit<'_>>, Problem> {
+        if HEALTH.contains(&request.uri().path()) {
+            return Ok(None);
+        }
+        if let Some(peers) = &self.peers {
+            let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+            let from = address(peer, request.headers(), self.limits.proxy_hops);
+            peers.take(from.map(network)).map_err(too_often)?;
+        }
+        match self.in_flight.try_acquire() {
+            Ok(place) => Ok(Some(place)),
+            Err(_) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+                .detail("more requests are being worked on than there is room for")
+                .retry_after(RETRY_BUSY)),
+        }
+    }
+
+    async fn answer(&self, request: Request, next: Next, id: &str) -> Response {
+        let _place = match self.admit(&request) {
+            Ok(place) => place,
+            Err(refusal) => return refusal.into_response(),
+        };
+        let arrival = Arrival::of(request.body());
+        let mut request = request.map(|body| arrival.within(self.limits.body_timeout, body));
+        request.extensions_mut().insert(arrival.clone());
+        let span = info_span!("request", request_id = id);
+        let answered = next.run(request).instrument(span);
+        match tokio::time::timeout(self.request_timeout, answered).await {
+            Ok(response) if arrival.was_late() && !response.status().is_success() => too_slow(),
+            Ok(response) => response,
+            Err(_) => out_of_time().into_response(),
+        }
+    }
+}
+
+async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
+    let in_flight = edge.metrics.begin();
     let id = request_id(request.headers());
     let method = request.method().clone();
     let route = route(&request);
@@ -65,27 +135,40 @@ async fn pass(State(limit): State<Duration>, mut request: Request, next: Next) -
     request.extensions_mut().insert(subject.clone());
     request.extensions_mut().insert(RequestId(id.clone()));
 
-    let span = info_span!("request", request_id = id);
-    let response = match tokio::time::timeout(limit, next.run(request).instrument(span)).await {
-        Ok(response) => response,
-        Err(_) => out_of_time().into_response(),
-    };
+    let response = edge.answer(request, next, &id).await;
     let mut response = problem::finish(response, &path, &id).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
 
-    let status = response.status().as_u16();
-    let ms = started.elapsed().as_millis();
+    drop(in_flight);
+    let (status, took) = (response.status(), started.elapsed());
+    edge.metrics.count(&route, &method, status, took);
+    let (status, ms) = (status.as_u16(), u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     info!(
         method = method.as_str(),
         path = route,
         status,
-        ms = u64::try_from(ms).unwrap_or(u64::MAX),
+        ms,
         request_id = id,
         subject = subject.0.get().map(String::as_str),
         "{method} {route}: {status} in {ms} ms"
     );
+    response
+}
+
+pub(crate) fn too_often(wait: Duration) -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS)
+        .detail("more requests than are taken in this time")
+        .retry_after(wait)
+}
+
+/// The rest of the body may still come: the connection is of no more use.
+fn too_slow() -> Response {
+    let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT)
+        .detail("the body did not come in time")
+        .into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
@@ -133,10 +216,17 @@ mod tests {
         body::{Body, Bytes},
         routing::{get, post},
     };
+    use tokio::sync::Notify;
     use tower::ServiceExt;
 
     use super::*;
     use crate::problem::tests::json_of;
+
+    const BODY_LARGEST: usize = 1024 * 1024;
+
+    fn limits() -> Limits {
+        Limits { per_peer: None, ..Limits::default() }
+    }
 
     fn router() -> Router {
         let router = Router::new()
@@ -144,7 +234,9 @@ mod tests {
             .route("/panic", get(|| async { panic!("at {}", 7) as &'static str }))
             .route("/hang", get(std::future::pending::<&'static str>))
             .route("/read", post(|body: Bytes| async move { body.len().to_string() }));
-        around(router, Duration::from_millis(50))
+        let mut edge = Edge::new(&limits(), Metrics::new().unwrap());
+        edge.request_timeout = Duration::from_millis(50);
+        edge.around(router)
     }
 
     async fn ask(request: axum::http::request::Builder, body: impl Into<Body>) -> Response {
@@ -208,5 +300,54 @@ mod tests {
         let response = ask(Request::delete("/ok"), "").await;
         assert_eq!(response.headers()["allow"], "GET,HEAD");
         assert_eq!(json_of(response).await["status"], 405);
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_cap_is_told_to_come_again_and_health_is_not_counted() {
+        let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (at, go) = (reached.clone(), release.clone());
+        let hold = get(|| async move {
+            at.notify_one();
+            go.notified().await;
+            "done"
+        });
+        let router = Router::new().route("/hold", hold).route("/livez", get(|| async { "ok" }));
+        let limits = Limits { in_flight: 1, ..limits() };
+        let router = Edge::new(&limits, Metrics::new().unwrap()).around(router);
+        let ask =
+            |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap());
+        let held = tokio::spawn(ask("/hold"));
+        reached.notified().await;
+        let refused = ask("/hold").await.unwrap();
+        assert_eq!(refused.headers()["retry-after"], "1");
+        assert_eq!(json_of(refused).await["status"], 503);
+        assert_eq!(ask("/livez").await.unwrap().status(), StatusCode::OK);
+        release.notify_one();
+        assert_eq!(held.await.unwrap().unwrap().status(), StatusCode::OK);
+        release.notify_one();
+        assert_eq!(ask("/hold").await.unwrap().status(), StatusCode::OK, "the place is free again");
+    }
+
+    #[tokio::test]
+    async fn an_address_may_ask_so_often_and_its_neighbour_as_often() {
+        let limits = Limits { per_peer: std::num::NonZeroU32::new(1), ..Limits::default() };
+        let router = Router::new().route("/ok", get(|| async { "ok" }));
+        let router = Edge::new(&limits, Metrics::new().unwrap()).around(router);
+        let ask = async |from: &str| {
+            let mut request = Request::get("/ok").body(Body::empty()).unwrap();
+            request.extensions_mut().insert(Peer(from.parse().unwrap()));
+            router.clone().oneshot(request).await.unwrap()
+        };
+        for _ in 0..2 {
+            assert_eq!(ask("10.0.0.1").await.status(), StatusCode::OK);
+            assert_eq!(ask("2001:db8::1").await.status(), StatusCode::OK);
+        }
+        for spent in ["10.0.0.1", "::ffff:10.0.0.1", "2001:db8::2"] {
+            let refused = ask(spent).await;
+            assert_eq!(refused.headers()["retry-after"], "1", "{spent}");
+            assert_eq!(json_of(refused).await["status"], 429, "{spent}");
+        }
+        assert_eq!(ask("10.0.0.2").await.status(), StatusCode::OK);
+        assert_eq!(ask("2001:db8:0:1::1").await.status(), StatusCode::OK);
     }
 }

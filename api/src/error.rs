@@ -1,5 +1,7 @@
 //! Why an API cannot start.
 
+use std::time::Duration;
+
 /// What stands in the way, as a sentence for the person who starts it.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -9,6 +11,32 @@ pub enum ApiError {
          for example from `openssl rand -hex 32`"
     )]
     ShortSecret { bytes: usize, shortest: usize },
+    /// Nothing says whose tokens are believed.
+    #[error(
+        "JWT_SECRET or JWKS_URL must be set: a secret of 32 bytes or more, or where keys are \
+         published"
+    )]
+    NoKeys,
+    /// A token was to be made without a secret.
+    #[error("JWT_SECRET must be set: tokens are signed with it")]
+    NoSecret,
+    /// Whoever gets between could put own keys in the place of these.
+    #[error(
+        "JWKS_URL must be an https address without user or fragment (http only at a loopback \
+         address like 127.0.0.1)"
+    )]
+    JwksUrl,
+    #[error("JWKS_MAX_AGE must be {shortest:?} or more: keys are looked for that often")]
+    JwksMaxAge { shortest: Duration },
+    /// A token of the same keys may be meant for somebody else.
+    #[error("{variable} must be set where JWKS_URL is: others have tokens of the same keys")]
+    NeededByJwks { variable: &'static str },
+    #[error("no HTTP client can be made for JWKS_URL: {0}")]
+    HttpClient(String),
+    #[error("the metrics cannot be counted: {0}")]
+    Metrics(String),
+    #[error("{variable} is {value}; it must be {least} to {most}")]
+    OutOfRange { variable: &'static str, value: String, least: String, most: String },
     /// A setting is there and empty, which would accept nobody.
     #[error("{variable} is empty; give it a value or leave it out")]
     EmptySetting { variable: &'static str },
@@ -18,6 +46,10 @@ pub enum ApiError {
     /// An application describes a schema under a name that the API describes otherwise.
     #[error("the application's schema `{name}` has the name of one of the API's own; rename it")]
     SchemaTaken { name: String },
+    /// A defect of this crate, found before anybody could be served: a route of which the table
+    /// does not say what it asks of a token, or a line of the table without its route.
+    #[error("`{method} {path}` stands not both among the routes and in the table of access")]
+    NoAccess { method: String, path: String },
     /// A token was asked for nobody.
     #[error("a token's subject has 1 to {longest} characters and no control characters")]
     Subject { longest: usize },

@@ -2,27 +2,34 @@
 //! schedules; and an application's own routes behind the same door.
 //!
 //! - [`Api`]: settings, broker, catalogue and routes as one [`axum::Router`]; [`serve`]: a socket
-//! - [`JwtSettings`], [`issue_token`], [`Claims`]: who may come in
+//! - [`JwtSettings`], [`Claims`], [`Scope`]: who may come in, and do what; [`Grant`]: a token
+//! - [`Limits`]: how much may come in
 //! - [`Problem`], [`JsonBody`]: errors and bodies, for the routes of applications too
 //! - [`ReadinessCheck`]: what `/readyz` looks at
 
+mod access;
+mod arrival;
 mod auth;
 mod body;
 mod edge;
 mod error;
+mod metrics;
+mod patience;
+mod peer;
 mod problem;
+mod rates;
 mod router;
 mod routes;
 mod serve;
 mod settings;
 
-pub use auth::{Claims, issue_token};
+pub use auth::{Claims, Grant, RoleScopes, Scope, ScopeError, Scopes, issue_token};
 pub use body::JsonBody;
 pub use edge::RequestId;
 pub use error::ApiError;
 pub use problem::{FieldError, Problem};
 pub use router::Api;
 pub use routes::health::ReadinessCheck;
-pub use serve::serve;
-pub use settings::{ApiSettings, JwtSettings};
+pub use serve::{serve, serve_within};
+pub use settings::{ApiSettings, JwksSettings, JwtSettings, Limits};
 pub use utoipa_axum::router::OpenApiRouter;

@@ -10,21 +10,26 @@ use umbel_proto::Catalog;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    ApiError, ApiSettings, ReadinessCheck,
-    auth::{Verifier, require_token},
-    edge,
+    ApiError, ApiSettings, Limits, ReadinessCheck, access,
+    auth::{Door, require_token},
+    edge::Edge,
+    metrics::Metrics,
+    patience::{self, Patience},
     problem::Problem,
     routes::{
         LISTENERS_MOST, Shared, batch, dead, docs, enqueue, events,
         health::{self, Readiness, broker_check},
-        queues, schedules, tasks, workers,
+        metrics, queues, schedules, tasks, workers,
     },
 };
 
 /// The HTTP API of an application.
 pub struct Api {
     title: String,
-    verifier: Verifier,
+    door: Door,
+    limits: Limits,
+    metrics: Metrics,
+    metrics_elsewhere: bool,
     client: Client,
     catalog: Arc<Catalog>,
     application: OpenApiRouter,
@@ -46,10 +51,18 @@ impl Api {
         application: OpenApiRouter,
     ) -> Result<Self, ApiError> {
         settings.check()?;
+        access::check(
+            open_routes().get_openapi(),
+            own_routes().get_openapi(),
+            metrics_routes().get_openapi(),
+        )?;
         docs::check_taken(own_routes().get_openapi(), application.get_openapi())?;
         Ok(Self {
             title: settings.title.clone(),
-            verifier: Verifier::new(&settings.jwt),
+            door: Door::new(settings)?,
+            limits: settings.limits.clone(),
+            metrics: Metrics::new()?,
+            metrics_elsewhere: settings.metrics_elsewhere,
             checks: vec![broker_check(client.clone())],
             client,
             catalog,
@@ -73,26 +86,41 @@ impl Api {
     /// The API as a function from request to response; [`serve`](crate::serve) gives it a socket.
     pub fn router(self) -> Router {
         let shared = Shared {
-            client: self.client,
+            client: self.client.clone(),
             shown: Arc::new(tasks::catalogue(&self.catalog)),
             catalog: self.catalog.clone(),
             listeners: Arc::new(Semaphore::new(LISTENERS_MOST)),
             closing: self.closing,
         };
         let readiness = Arc::new(Readiness::new(self.checks));
-        let door = middleware::from_fn_with_state(Arc::new(self.verifier), require_token);
+        let patience = Arc::new(Patience::new(self.client));
+        let door = middleware::from_fn_with_state(Arc::new(self.door), require_token);
+        let scope = middleware::from_fn(access::require_scope);
+        let own = own_routes()
+            .with_state(shared)
+            .route_layer(middleware::from_fn_with_state(patience, patience::wait_with_redis))
+            .route_layer(scope.clone());
         // The fallback stands before the door, so that nobody without a token learns which paths
         // there are.
-        let behind_the_door =
-            own_routes().with_state(shared).merge(self.application).fallback(not_found).layer(door);
-        let (router, description) = OpenApiRouter::with_openapi(docs::heading(&self.title))
+        let behind_the_door = own.merge(self.application).fallback(not_found).layer(door.clone());
+        let mut all = OpenApiRouter::with_openapi(docs::heading(&self.title))
             .merge(open_routes().with_state(readiness))
-            .nest("/v1", behind_the_door)
-            .split_for_parts();
+            .nest("/v1", behind_the_door);
+        if !self.metrics_elsewhere {
+            let metrics = metrics_routes().with_state(self.metrics.clone());
+            all = all.merge(metrics.route_layer(scope).route_layer(door));
+        }
+        let (router, description) = all.split_for_parts();
         let router = router
             .merge(docs::pages(docs::describe(&description, &self.catalog)))
             .fallback(not_found);
-        edge::around(router, edge::REQUEST_TIMEOUT)
+        Edge::new(&self.limits, self.metrics).around(router)
+    }
+
+    /// `/metrics` alone and for everybody who reaches it: for a port of its own, which nobody
+    /// outside may reach.
+    pub fn metrics_router(&self) -> Router {
+        metrics_routes().with_state(self.metrics.clone()).split_for_parts().0
     }
 }
 
@@ -125,6 +153,11 @@ fn operators_routes() -> OpenApiRouter<Shared> {
 /// What needs no token.
 fn open_routes() -> OpenApiRouter<Arc<Readiness>> {
     OpenApiRouter::default().routes(routes!(health::livez)).routes(routes!(health::readyz))
+}
+
+/// What is for operators.
+fn metrics_routes() -> OpenApiRouter<Metrics> {
+    OpenApiRouter::default().routes(routes!(metrics::read))
 }
 
 async fn not_found() -> Problem {

@@ -1,46 +1,150 @@
-//! A socket for the router.
+//! A socket for the router: HTTP/1.1, with a limit on everything that a stranger can make long.
+//!
+//! HTTP/2 is not spoken here. Without TLS nobody asks for it, and with TLS the proxy that ends it
+//! speaks HTTP/1.1 to us.
 
-use std::{future::IntoFuture, io, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 
-use axum::{Router, serve::ListenerExt};
-use tokio::net::TcpListener;
+use axum::{Router, extract::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::{GracefulShutdown, Watcher},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::sleep,
+};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tower::ServiceExt;
+use tracing::{debug, error, info, warn};
+
+use crate::{Limits, peer::Peer};
 
 /// How long requests may go on after the shutdown has begun. Longer than the time-out of one
 /// request would be pointless; shorter than the 30 s that platforms give a process in all.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Serves `router` until `shutdown`, then accepts nothing more and lets running requests end,
-/// for 20 s at most; what goes on after that ends with the process.
+/// Browsers and proxies together send two dozen.
+const HEADERS_MOST: usize = 64;
+
+/// Of all headers together; a token may have half of it.
+const HEAD_LARGEST: usize = 16 * 1024;
+
+/// What a connection holds of a request or answer at most while it passes.
+const BUFFER_LARGEST: usize = 64 * 1024;
+
+/// After a connection could not be accepted for want of files or memory: others must end first.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
+
+/// As [`serve_within`], with the limits that are default.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    serve_within(listener, router, shutdown, GRACE).await
+    serve_within(listener, router, &Limits::default(), shutdown).await
 }
 
-async fn serve_within(
+/// Serves `router` until `shutdown`, then accepts nothing more and lets running requests end,
+/// for 20 s at most; what goes on after that ends with the process.
+pub async fn serve_within(
     listener: TcpListener,
     router: Router,
+    limits: &Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    serve_until(listener, router, limits, shutdown, GRACE).await
+}
+
+async fn serve_until(
+    listener: TcpListener,
+    router: Router,
+    limits: &Limits,
     shutdown: CancellationToken,
     grace: Duration,
 ) -> io::Result<()> {
     info!(addr = %listener.local_addr()?, "listening");
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            warn!(%error, "a connection stays with Nagle's delay");
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(HEADERS_MOST)
+        .max_header_size(HEAD_LARGEST)
+        .max_buf_size(BUFFER_LARGEST);
+    let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let accepting = async {
+        loop {
+            // A place first: what waits to be accepted costs the kernel a little, and us nothing.
+            let Ok(place) = places.clone().acquire_owned().await else { break };
+            let stream = accepted(&listener).await;
+            let served = one(&http, stream, router.clone(), limits, connections.watcher());
+            tokio::spawn(async move {
+                served.await;
+                drop(place);
+            });
         }
-    });
-    let server = axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned())
-        .into_future();
+    };
     tokio::select! {
-        ended = server => ended,
-        () = async { shutdown.cancelled().await; tokio::time::sleep(grace).await } => {
+        () = accepting => {}
+        () = shutdown.cancelled() => {}
+    }
+    drop(listener);
+    tokio::select! {
+        () = connections.shutdown() => {}
+        () = sleep(grace) => {
             warn!("requests still ran {grace:?} after the shutdown began; they are given up");
-            Ok(())
+        }
+    }
+    Ok(())
+}
+
+async fn accepted(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            // Gone before it was ours: the next one.
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                error!(%error, "no connection can be accepted; trying again in {ACCEPT_AGAIN:?}");
+                sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Serves one connection to its end.
+fn one(
+    http: &http1::Builder,
+    stream: TcpStream,
+    router: Router,
+    limits: &Limits,
+    watcher: Watcher,
+) -> impl Future<Output = ()> + Send + use<> {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "a connection stays with Nagle's delay");
+    }
+    let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
+    let mut stream = TimeoutStream::new(stream);
+    // Who asks for much and reads nothing of it would hold the connection for ever.
+    stream.set_write_timeout(Some(limits.header_timeout));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        router.clone().oneshot(request)
+    });
+    let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    async move {
+        if let Err(error) = watcher.watch(connection).await {
+            debug!(%error, "a connection ended badly");
         }
     }
 }
@@ -80,7 +184,10 @@ mod tests {
         let addr = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let router = Router::new().route("/", hold);
-        let server = tokio::spawn(serve_within(listener, router, shutdown.clone(), grace));
+        let stop = shutdown.clone();
+        let server = tokio::spawn(async move {
+            serve_until(listener, router, &Limits::default(), stop, grace).await
+        });
         let mut request = TcpStream::connect(addr).await.unwrap();
         request.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         reached.notified().await;

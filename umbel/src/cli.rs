@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, time::Duration};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use umbel_api::Scopes;
 use umbel_proto::{Priority, TaskId};
 
 use crate::{roles::Role, settings::Settings};
@@ -73,6 +74,12 @@ pub(crate) struct TokenArgs {
     /// Whom the token is for
     #[arg(long, default_value = "operator")]
     pub subject: String,
+    /// What it may do: tasks:enqueue, tasks:read, tasks:cancel, admin, with spaces between them
+    #[arg(long, default_value_t = Scopes::TASKS)]
+    pub scopes: Scopes,
+    /// The tasks that it is for, with commas; without it all
+    #[arg(long, value_delimiter = ',')]
+    pub tasks: Option<Vec<String>>,
     /// How long it is valid
     #[arg(long, default_value = "1h", value_parser = crate::env::duration)]
     pub ttl: Duration,

@@ -34,10 +34,10 @@
 
 mod application;
 mod cli;
-mod database;
 mod death;
 mod dev;
 mod env;
+mod one_line;
 mod roles;
 mod run;
 mod settings;
@@ -53,7 +53,7 @@ pub use env::Env;
 pub use run::run;
 pub use settings::SettingsError;
 
-pub use umbel_api::{Claims, FieldError, JsonBody, Problem};
+pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};
 pub use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError};
 pub use umbel_proto::{Priority, RetryPolicy, Task, TaskId, TaskOptions, TaskState};

@@ -115,18 +115,29 @@ async fn api<S: Clone + Send + Sync + 'static>(
     let state = (application.open)(setup).await.context("the application cannot start")?;
     let catalog = Arc::new((application.registry)()?.catalog());
     let routes = (application.routes)(state);
-    let router = Api::new(&api_settings, client, catalog, routes)?
+    let api = Api::new(&api_settings, client, catalog, routes)?
         .readiness(checks)
-        .closing(shutdown.clone())
-        .router();
+        .closing(shutdown.clone());
+    let (limits, metrics) = (&api_settings.limits, api.metrics_router());
     let listener = bind(api_settings.addr).await?;
-    umbel_api::serve(listener, router, shutdown).await.context("the API failed")
+    let metrics = async {
+        let Some(addr) = settings.metrics_addr()? else { return Ok(()) };
+        let listener = bind(addr).await?;
+        let served = umbel_api::serve_within(listener, metrics, limits, shutdown.clone());
+        served.await.context("the metrics cannot be served")
+    };
+    let requests = async {
+        let served = umbel_api::serve_within(listener, api.router(), limits, shutdown.clone());
+        served.await.context("the API failed")
+    };
+    tokio::try_join!(requests, metrics)?;
+    Ok(())
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("cannot listen on {addr}; HOST and PORT name another address"))
+    TcpListener::bind(addr).await.with_context(|| {
+        format!("cannot listen on {addr}; HOST, PORT and METRICS_PORT name other addresses")
+    })
 }
 
 /// The database is not critical: a moment without it must not restart the container.

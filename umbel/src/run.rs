@@ -7,16 +7,16 @@ use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+use umbel_api::Scopes;
 use umbel_broker::{BrokerError, Client};
 use umbel_worker::WorkerError;
 
 use crate::{
     Application, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
-    database::Environment,
     dev::{DevError, Folder, Services, Wants},
     roles,
-    settings::{Settings, SettingsError},
+    settings::{Settings, SettingsError, database::Environment},
     supervise::{SuperviseError, supervise},
     telemetry, verbs,
 };
@@ -252,7 +252,12 @@ async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> 
     while TcpStream::connect(addr).await.is_err() {
         sleep(READY_LOOK).await;
     }
-    let token = TokenArgs { subject: "developer".to_owned(), ttl: DEV_TOKEN_TTL };
+    let token = TokenArgs {
+        subject: "developer".to_owned(),
+        scopes: Scopes::ADMIN,
+        tasks: None,
+        ttl: DEV_TOKEN_TTL,
+    };
     let token = verbs::token(settings, &token).context("no token can be made")?;
     println!("umbel dev is ready");
     println!("API_URL=http://{addr}");

@@ -1,5 +1,8 @@
 //! Settings from flags and environment, checked together.
 
+pub(crate) mod database;
+mod limits;
+
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
@@ -8,13 +11,15 @@ use std::{
 
 use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
-use umbel_api::{ApiSettings, JwtSettings};
+use umbel_api::{ApiSettings, JwksSettings, JwtSettings, RoleScopes, Scopes};
 use umbel_broker::BrokerSettings;
 use umbel_proto::QueueName;
 use umbel_worker::WorkerSettings;
+use url::Url;
 use uuid::Uuid;
 
-use crate::{database::DatabaseArgs, roles::Role, telemetry::Format};
+use self::{database::DatabaseArgs, limits::LimitSettings};
+use crate::{roles::Role, telemetry::Format};
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
 /// supervisor with it: starting again would not mend it.
@@ -49,7 +54,7 @@ pub(crate) struct Settings {
     #[arg(long, env = "PORT", global = true, default_value_t = 8000)]
     pub port: u16,
 
-    /// What tokens are signed with: 32 bytes or more
+    /// What tokens of HS256 are signed with: 32 bytes or more
     #[arg(long, env = "JWT_SECRET", global = true, hide_env_values = true, value_parser = secret)]
     pub jwt_secret: Option<SecretString>,
 
@@ -60,6 +65,25 @@ pub(crate) struct Settings {
     /// The audience that tokens must name; without it none
     #[arg(long, env = "JWT_AUDIENCE", global = true)]
     pub jwt_audience: Option<String>,
+
+    /// Where an identity provider publishes the keys of its RS256 and ES256 tokens: https://…
+    #[arg(long, env = "JWKS_URL", global = true)]
+    pub jwks_url: Option<Url>,
+
+    /// How long the last good keys are believed while no newer ones can be had
+    #[arg(long, env = "JWKS_MAX_AGE", global = true, default_value = "24h", value_parser = crate::env::duration)]
+    pub jwks_max_age: Duration,
+
+    /// What a role stands for in tokens without scopes: service_role=admin,authenticated=tasks:read
+    #[arg(long, env = "JWT_ROLE_SCOPES", global = true)]
+    pub jwt_role_scopes: Option<RoleScopes>,
+
+    /// What a token may do that names neither scopes nor a known role: tasks:enqueue tasks:read
+    #[arg(long, env = "JWT_DEFAULT_SCOPES", global = true)]
+    pub jwt_default_scopes: Option<Scopes>,
+
+    #[command(flatten)]
+    pub limits: LimitSettings,
 
     /// The queues that a worker serves; without it those of the application's tasks
     #[arg(short = 'Q', long, env = "QUEUES", global = true, value_delimiter = ',')]
@@ -121,22 +145,40 @@ impl Settings {
     }
 
     pub fn jwt(&self) -> Result<JwtSettings, SettingsError> {
-        let secret = given(&self.jwt_secret).ok_or_else(|| {
-            SettingsError(
-                "JWT_SECRET must be set to at least 32 bytes: tokens are signed with it".to_owned(),
-            )
-        })?;
+        let jwks = self
+            .jwks_url
+            .clone()
+            .map(|url| JwksSettings { max_age: self.jwks_max_age, ..JwksSettings::new(url) });
         let jwt = JwtSettings {
-            secret: secret.clone(),
+            secret: given(&self.jwt_secret).cloned(),
+            jwks,
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
+            role_scopes: self.jwt_role_scopes.clone().unwrap_or_default(),
+            default_scopes: self.jwt_default_scopes.unwrap_or_default(),
         };
         jwt.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(jwt)
     }
 
     pub fn api(&self, name: &str) -> Result<ApiSettings, SettingsError> {
-        Ok(ApiSettings { title: name.to_owned(), addr: self.addr()?, jwt: self.jwt()? })
+        let settings = ApiSettings {
+            limits: self.limits.limits(),
+            metrics_elsewhere: self.limits.metrics_port.is_some(),
+            ..ApiSettings::new(name, self.addr()?, self.jwt()?)
+        };
+        settings.check().map_err(|error| SettingsError(error.to_string()))?;
+        self.metrics_addr()?;
+        Ok(settings)
+    }
+
+    /// Where metrics are served, where they have a port of their own.
+    pub fn metrics_addr(&self) -> Result<Option<SocketAddr>, SettingsError> {
+        let Some(port) = self.limits.metrics_port else { return Ok(None) };
+        if port == self.port && port != 0 {
+            return Err(SettingsError(format!("METRICS_PORT and PORT are both {port}")));
+        }
+        Ok(Some(SocketAddr::new(self.addr()?.ip(), port)))
     }
 
     /// Where the API listens.
@@ -196,6 +238,10 @@ impl Settings {
             ("JWT_SECRET", secret(&self.jwt_secret)),
             ("JWT_ISSUER", self.jwt_issuer.clone()),
             ("JWT_AUDIENCE", self.jwt_audience.clone()),
+            ("JWKS_URL", self.jwks_url.as_ref().map(Url::to_string)),
+            ("JWT_ROLE_SCOPES", self.jwt_role_scopes.as_ref().map(RoleScopes::to_string)),
+            ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.map(|scopes| scopes.to_string())),
+            ("METRICS_PORT", self.limits.metrics_port.map(|port| port.to_string())),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
         ];
         let fixed = [
@@ -209,10 +255,12 @@ impl Settings {
             ("HANG_LIMIT", format!("{}ms", self.hang_limit.as_millis())),
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", format!("{}ms", self.park_limit.as_millis())),
+            ("JWKS_MAX_AGE", format!("{}ms", self.jwks_max_age.as_millis())),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        named.chain(fixed).chain(self.database.as_env(role)).collect()
+        let of_parts = self.limits.as_env().into_iter().chain(self.database.as_env(role));
+        named.chain(fixed).chain(of_parts).collect()
     }
 }
 
@@ -266,6 +314,19 @@ mod tests {
             (vec![redis, jwt, "--concurrency=0"], "CONCURRENCY"),
             (vec![redis, jwt, "--lease=1s"], "LEASE"),
             (vec!["--redis-url=redis://:s3cret@h:port", jwt], "REDIS_URL"),
+            (vec![redis, jwt, "--jwks-url=http://id.example/keys"], "JWT_ISSUER"),
+            (vec![redis, jwt, "--body-limit=1"], "BODY_LIMIT"),
+            (vec![redis, jwt, "--header-timeout=1m"], "HEADER_TIMEOUT"),
+            (vec![redis, jwt, "--port=9000", "--metrics-port=9000"], "METRICS_PORT"),
+            (
+                vec![
+                    redis,
+                    "--jwt-issuer=i",
+                    "--jwt-audience=a",
+                    "--jwks-url=https://u:s3cret@id.example/keys",
+                ],
+                "JWKS_URL",
+            ),
         ] {
             let error = settings(&flags).check_all("test", false).unwrap_err().to_string();
             assert!(error.contains(name) && !error.contains("s3cret"), "{flags:?}: {error}");
@@ -277,8 +338,18 @@ mod tests {
 
     #[test]
     fn a_child_gets_the_same_settings_by_its_environment() {
-        let parent =
-            settings(&["--redis-url=redis://h:7000", "--queues=a,b", "--lease=20s", "--port=0"]);
+        let parent = settings(&[
+            "--redis-url=redis://h:7000",
+            "--queues=a,b",
+            "--lease=20s",
+            "--port=0",
+            "--jwks-url=https://id.example/keys",
+            "--jwt-role-scopes=staff=tasks:read tasks:cancel,root=admin",
+            "--jwt-default-scopes=tasks:read",
+            "--metrics-port=9100",
+            "--rate-limit=0",
+            "--header-timeout=2s",
+        ]);
         let env = parent.as_env(Role::Worker);
         let value = |name| env.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
         assert_eq!(value("REDIS_URL"), Some("redis://h:7000"));
@@ -286,6 +357,18 @@ mod tests {
         assert_eq!(value("LEASE"), Some("20000ms"));
         assert_eq!(value("PORT"), Some("0"));
         assert_eq!(value("DATABASE_URL"), None);
+        // Read again it is the same: of what is flag and variable none is left out.
+        let flags: Vec<String> = env
+            .iter()
+            .map(|(name, value)| (name.to_lowercase().replace('_', "-"), value))
+            .filter(|(_, value)| *value != "false")
+            .map(|(name, value)| format!("--{name}={value}"))
+            .collect();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let mut again = settings(&flags);
+        // Of the connections it gets its part.
+        again.database = parent.database.clone();
+        assert_eq!(format!("{again:?}"), format!("{parent:?}"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
 use serde_json::{Value, json};
+use umbel_api::{ApiError, Grant};
 use umbel_broker::{Client, NewTask, TaskRecord, When};
 use umbel_proto::{ArgsError, TaskId, codec};
 use umbel_store::Db;
@@ -86,5 +87,12 @@ fn shown(record: TaskRecord) -> anyhow::Result<Value> {
 
 /// A token for the API.
 pub(crate) fn token(settings: &Settings, args: &TokenArgs) -> anyhow::Result<String> {
-    Ok(umbel_api::issue_token(&settings.jwt()?, &args.subject, args.ttl, Utc::now())?)
+    let jwt = settings.jwt()?;
+    if jwt.secret.is_none() {
+        // The identity provider makes those of published keys.
+        return Err(SettingsError(ApiError::NoSecret.to_string()).into());
+    }
+    let grant = Grant::new(&args.subject).scopes(args.scopes).ttl(args.ttl);
+    let grant = args.tasks.iter().fold(grant, |grant, names| grant.tasks(names.clone()));
+    Ok(grant.sign(&jwt, Utc::now())?)
 }

@@ -1,9 +1,15 @@
-//! The door: everything under `/v1` needs a token that is believed.
+//! The door: everything under `/v1` needs a token that is believed, and comes no more often than
+//! its subject may.
 
+mod claims;
+mod grant;
+mod jwks;
+mod keys;
 mod ring_provider;
+mod scope;
 mod token;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -13,26 +19,62 @@ use axum::{
 };
 use tracing::debug;
 
-pub use token::{Claims, issue_token};
+pub use claims::Claims;
+pub use grant::{Grant, issue_token};
+pub use scope::{RoleScopes, Scope, ScopeError, Scopes};
 pub(crate) use token::{TokenError, Verifier};
 
-use crate::{edge::Subject, problem::Problem};
+use crate::{
+    ApiError, ApiSettings,
+    edge::{self, Subject},
+    problem::Problem,
+    rates::Rates,
+};
+
+/// Who may come in, and how often.
+pub(crate) struct Door {
+    verifier: Verifier,
+    rates: Option<Rates>,
+}
+
+/// When published keys are looked for again that nobody has yet.
+const RETRY_KEYS: Duration = Duration::from_secs(5);
+
+impl Door {
+    pub fn new(settings: &ApiSettings) -> Result<Self, ApiError> {
+        let verifier = Verifier::new(&settings.jwt)?;
+        Ok(Self { verifier, rates: settings.limits.per_subject.map(Rates::new) })
+    }
+}
 
 /// Lets a request with a good token pass, with its [`Claims`] as extension. All others get one and
 /// the same answer: what was wrong with a token is nobody's business but the log's.
 pub(crate) async fn require_token(
-    State(verifier): State<Arc<Verifier>>,
+    State(door): State<Arc<Door>>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    match bearer(request.headers()).and_then(|token| verifier.verify(token)) {
+    let believed = match bearer(request.headers()) {
+        Ok(token) => door.verifier.verify(token).await,
+        Err(error) => Err(error),
+    };
+    match believed {
         Ok(claims) => {
             if let Some(subject) = request.extensions().get::<Subject>() {
                 subject.is(&claims.sub);
             }
+            let taken = door.rates.as_ref().map_or(Ok(()), |rates| rates.take(&claims.sub));
+            if let Err(wait) = taken {
+                return edge::too_often(wait).into_response();
+            }
             request.extensions_mut().insert(claims);
             next.run(request).await
         }
+        // No judgement of the token, and told by the log when the keys were looked for.
+        Err(TokenError::NoKeys) => Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+            .detail("the keys of the identity provider cannot be had")
+            .retry_after(RETRY_KEYS)
+            .into_response(),
         Err(error) => {
             debug!(%error, "a token was not believed");
             refusal()
@@ -40,7 +82,7 @@ pub(crate) async fn require_token(
     }
 }
 
-fn refusal() -> Response {
+pub(crate) fn refusal() -> Response {
     let mut response = Problem::new(StatusCode::UNAUTHORIZED)
         .detail("a valid bearer token is needed")
         .into_response();
@@ -71,18 +113,20 @@ mod tests {
         token::tests::{forged, settings},
         *,
     };
-    use crate::edge;
+    use crate::{Limits, edge::Edge, metrics::Metrics};
 
     fn router() -> Router {
-        let verifier = Arc::new(Verifier::new(&settings()));
+        let settings = ApiSettings::new("t", ([127, 0, 0, 1], 0).into(), settings());
+        let door = Arc::new(Door::new(&settings).unwrap());
+        let metrics = Metrics::new().unwrap();
         let guarded = Router::new()
             .route("/who", get(|Extension(claims): Extension<Claims>| async { claims.sub }))
-            .layer(middleware::from_fn_with_state(verifier, require_token));
-        edge::around(guarded, edge::REQUEST_TIMEOUT)
+            .layer(middleware::from_fn_with_state(door, require_token));
+        Edge::new(&Limits { per_peer: None, ..Limits::default() }, metrics).around(guarded)
     }
 
     async fn ask(authorization: &[&[u8]]) -> (StatusCode, HeaderMap, String) {
-        let mut request = axum::http::Request::get("/who").header("x-request-id", "one");
+        let mut request = Request::get("/who").header("x-request-id", "one");
         for value in authorization {
             request = request.header(header::AUTHORIZATION, *value);
         }

@@ -1,22 +1,16 @@
-//! Tokens: what is believed, what is refused, and how one is made.
+//! Tokens: what is believed, and what is refused.
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
 
-use super::ring_provider;
+use super::{
+    claims::{Claims, Unsaid, Written},
+    jwks::Jwks,
+    ring_provider,
+};
 use crate::{ApiError, JwtSettings};
-
-/// Who asks: the claims of a token that was believed. Handlers take them as `Extension<Claims>`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct Claims {
-    /// The subject: 1–255 characters without control characters.
-    pub sub: String,
-}
 
 /// Why a token is not believed. For the log; the caller is told none of it.
 #[derive(Debug, thiserror::Error)]
@@ -27,8 +21,17 @@ pub(crate) enum TokenError {
     Long,
     #[error("critical extensions are not understood")]
     Critical,
-    #[error("subject empty, too long or with control characters")]
+    #[error("subject empty, too long or with characters that mislead")]
     Subject,
+    #[error("its algorithm is not one of those that are believed here")]
+    Algorithm,
+    #[error("it does not say which published key it is signed with")]
+    NoKid,
+    #[error("the key that it is signed with is not published")]
+    UnknownKid,
+    /// No judgement of the token: it may well be good.
+    #[error("the published keys cannot be had")]
+    NoKeys,
     #[error(transparent)]
     Refused(#[from] jsonwebtoken::errors::Error),
 }
@@ -39,18 +42,18 @@ const LEEWAY: Duration = Duration::from_secs(30);
 /// Far more than any identity provider issues; keeps a hostile header from costing work.
 pub(crate) const TOKEN_LONGEST: usize = 8 * 1024;
 
-/// A subject stands in each log line of its requests.
-const SUBJECT_LONGEST: usize = 255;
-
-/// Believes or refuses tokens.
+/// Believes or refuses tokens. The key decides the algorithm, never the token.
 #[derive(Debug)]
 pub(crate) struct Verifier {
-    key: DecodingKey,
+    secret: Option<DecodingKey>,
+    jwks: Option<Jwks>,
+    /// Of any algorithm; each use sets the one of its key.
     validation: Validation,
+    unsaid: Unsaid,
 }
 
 impl Verifier {
-    pub fn new(settings: &JwtSettings) -> Self {
+    pub fn new(settings: &JwtSettings) -> Result<Self, ApiError> {
         ring_provider::install();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY.as_secs();
@@ -67,83 +70,64 @@ impl Verifier {
             demanded.push("aud");
         }
         validation.set_required_spec_claims(&demanded);
-        let key = DecodingKey::from_secret(settings.secret.expose_secret().as_bytes());
-        Self { key, validation }
+        let secret = settings.secret.as_ref();
+        Ok(Self {
+            secret: secret.map(|text| DecodingKey::from_secret(text.expose_secret().as_bytes())),
+            jwks: settings.jwks.as_ref().map(Jwks::new).transpose()?,
+            validation,
+            unsaid: Unsaid {
+                default: settings.default_scopes,
+                roles: settings.role_scopes.clone(),
+            },
+        })
     }
 
-    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+    pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > TOKEN_LONGEST {
             return Err(TokenError::Long);
         }
-        let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)?;
+        // Of the header two fields are used, `alg` and `kid`, and both only to choose among what is
+        // here: `jku`, `jwk`, `x5u` and `x5c` would have the token bring its own key.
+        let header = jsonwebtoken::decode_header(token)?;
         // RFC 7515, 4.1.11: what is marked critical and not understood makes the token invalid.
-        if data.header.crit.is_some() {
+        if header.crit.is_some() {
             return Err(TokenError::Critical);
         }
-        if !subject_fits(&data.claims.sub) {
-            return Err(TokenError::Subject);
+        match (header.alg, &self.secret, &self.jwks) {
+            (Algorithm::HS256, Some(secret), _) => self.read(token, Algorithm::HS256, secret),
+            (Algorithm::RS256 | Algorithm::ES256, _, Some(jwks)) => {
+                let kid = header.kid.ok_or(TokenError::NoKid)?;
+                let key = jwks.key(&kid).await?;
+                self.read(token, key.algorithm, &key.key)
+            }
+            _ => Err(TokenError::Algorithm),
         }
-        Ok(data.claims)
-    }
-}
-
-/// Makes a token for `subject` that is believed under `settings` from `now` on for `ttl`, counted
-/// in whole seconds.
-pub fn issue_token(
-    settings: &JwtSettings,
-    subject: &str,
-    ttl: Duration,
-    now: DateTime<Utc>,
-) -> Result<String, ApiError> {
-    #[derive(Serialize)]
-    struct Issued<'a> {
-        sub: &'a str,
-        iat: i64,
-        exp: i64,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        iss: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        aud: Option<&'a str>,
     }
 
-    settings.check()?;
-    if !subject_fits(subject) {
-        return Err(ApiError::Subject { longest: SUBJECT_LONGEST });
+    fn read(&self, token: &str, of: Algorithm, key: &DecodingKey) -> Result<Claims, TokenError> {
+        let validation = Validation { algorithms: vec![of], ..self.validation.clone() };
+        let written = jsonwebtoken::decode::<Written>(token, key, &validation)?.claims;
+        written.read(&self.unsaid).ok_or(TokenError::Subject)
     }
-    ring_provider::install();
-    let iat = now.timestamp();
-    let claims = Issued {
-        sub: subject,
-        iat,
-        exp: iat.saturating_add(i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-        iss: settings.issuer.as_deref(),
-        aud: settings.audience.as_deref(),
-    };
-    let key = EncodingKey::from_secret(settings.secret.expose_secret().as_bytes());
-    Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)
-        .expect("a flat map of texts and numbers is JSON, and HS256 takes any key"))
-}
-
-fn subject_fits(subject: &str) -> bool {
-    (1..=SUBJECT_LONGEST).contains(&subject.chars().count())
-        && !subject.chars().any(char::is_control)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
+    use chrono::Utc;
     use ring::hmac;
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::issue_token;
 
     pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
     pub(crate) fn settings() -> JwtSettings {
         JwtSettings {
-            secret: SECRET.into(),
             issuer: Some("https://issuer.example".into()),
             audience: Some("umbel".into()),
+            ..JwtSettings::new(SECRET.into())
         }
     }
 
@@ -285,6 +269,13 @@ pub(crate) mod tests {
             ("sub a number", with_claims(but("sub", json!(7)))),
             ("sub null", with_claims(but("sub", Value::Null))),
             ("sub breaks the log line", with_claims(but("sub", json!("ann\nroot")))),
+            ("sub breaks the line beyond ASCII", with_claims(but("sub", json!("ann\u{2028}root")))),
+            ("sub turns the line around", with_claims(but("sub", json!("ann\u{202e}toor")))),
+            ("scope a list", with_claims(but("scope", json!(["admin"])))),
+            ("scope a number", with_claims(but("scope", json!(7)))),
+            ("scopes a text", with_claims(but("scopes", json!("admin")))),
+            ("scopes of numbers", with_claims(but("scopes", json!([7])))),
+            ("tasks a text", with_claims(but("tasks", json!("pages.scrape")))),
             ("sub endless", with_claims(but("sub", json!("a".repeat(256))))),
             ("iss absent", with_claims(without("iss"))),
             ("iss another", with_claims(but("iss", json!("https://evil.example")))),
@@ -299,18 +290,18 @@ pub(crate) mod tests {
         ]
     }
 
-    #[test]
-    fn no_forged_token_is_believed() {
-        let verifier = Verifier::new(&settings());
+    #[tokio::test]
+    async fn no_forged_token_is_believed() {
+        let verifier = Verifier::new(&settings()).unwrap();
         for (why, token) in forged() {
-            assert!(verifier.verify(&token).is_err(), "believed: {why}");
+            assert!(verifier.verify(&token).await.is_err(), "believed: {why}");
         }
     }
 
-    #[test]
-    fn good_tokens_are_believed_within_the_leeway() {
+    #[tokio::test]
+    async fn good_tokens_are_believed_within_the_leeway() {
         let now = Utc::now().timestamp();
-        let verifier = Verifier::new(&settings());
+        let verifier = Verifier::new(&settings()).unwrap();
         for good in [
             claims(),
             but("exp", json!(now - 20)),
@@ -319,28 +310,28 @@ pub(crate) mod tests {
             but("aud", json!(["other", "umbel"])),
             but("role", json!("admin")),
         ] {
-            let claims = verifier.verify(&with_claims(good.clone())).unwrap();
+            let claims = verifier.verify(&with_claims(good.clone())).await.unwrap();
             assert_eq!(claims.sub, "ann", "{good}");
         }
     }
 
-    #[test]
-    fn an_issued_token_is_believed_until_its_end() {
+    #[tokio::test]
+    async fn an_issued_token_is_believed_until_its_end() {
         let hour = Duration::from_secs(3600);
         for settings in [settings(), JwtSettings::new(SECRET.into())] {
-            let verifier = Verifier::new(&settings);
+            let verifier = Verifier::new(&settings).unwrap();
             let token = issue_token(&settings, "ann", hour, Utc::now()).unwrap();
-            assert_eq!(verifier.verify(&token).unwrap().sub, "ann");
+            assert_eq!(verifier.verify(&token).await.unwrap().sub, "ann");
             let old = issue_token(&settings, "ann", hour, Utc::now() - 2 * hour).unwrap();
-            assert!(verifier.verify(&old).is_err());
+            assert!(verifier.verify(&old).await.is_err());
         }
     }
 
-    #[test]
-    fn without_an_audience_of_our_own_a_token_for_somebody_is_not_for_us() {
-        let verifier = Verifier::new(&JwtSettings::new(SECRET.into()));
-        assert!(verifier.verify(&with_claims(claims())).is_err());
-        assert!(verifier.verify(&with_claims(without("aud"))).is_ok());
+    #[tokio::test]
+    async fn without_an_audience_of_our_own_a_token_for_somebody_is_not_for_us() {
+        let verifier = Verifier::new(&JwtSettings::new(SECRET.into())).unwrap();
+        assert!(verifier.verify(&with_claims(claims())).await.is_err());
+        assert!(verifier.verify(&with_claims(without("aud"))).await.is_ok());
     }
 
     #[test]

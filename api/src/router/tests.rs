@@ -1,5 +1,7 @@
 //! The router as a whole, with Redis away; and what tests of single routes share.
 
+mod access;
+
 use std::time::Duration;
 
 use axum::{
@@ -61,11 +63,8 @@ pub(crate) fn catalog() -> Arc<Catalog> {
 }
 
 fn settings() -> ApiSettings {
-    ApiSettings {
-        title: "Sites".into(),
-        addr: ([127, 0, 0, 1], 0).into(),
-        jwt: JwtSettings::new("0123456789abcdef0123456789abcdef".into()),
-    }
+    let jwt = JwtSettings::new("0123456789abcdef0123456789abcdef".into());
+    ApiSettings::new("Sites", ([127, 0, 0, 1], 0).into(), jwt)
 }
 
 /// An API whose Redis is away.
@@ -248,6 +247,7 @@ async fn the_description_shows_our_routes_and_the_applications() {
         paths,
         [
             "/livez",
+            "/metrics",
             "/readyz",
             "/v1/dead",
             "/v1/dead/redrive",

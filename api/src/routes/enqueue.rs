@@ -131,6 +131,10 @@ pub(crate) fn prepare(
     now: DateTime<Utc>,
 ) -> Result<NewTask, Problem> {
     let entry = open(catalog, name)?;
+    // In a batch the route cannot judge it.
+    if !claims.allows_task(name) {
+        return Err(no_such_task());
+    }
     let when = moment(("delay_s", body.delay_s), ("at", body.at), now)?;
     let expires = moment(("expires_s", body.expires_s), ("expires_at", body.expires_at), now)?;
     let queue = queue(catalog, body.queue)?;
@@ -197,9 +201,11 @@ pub(crate) fn no_args() -> Value {
 
 /// A task that is not for HTTP answers as one that does not exist.
 fn open<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a CatalogEntry, Problem> {
-    catalog.get(name).filter(|entry| entry.options.over_http).ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND).detail("no task of this name can be enqueued here")
-    })
+    catalog.get(name).filter(|entry| entry.options.over_http).ok_or_else(no_such_task)
+}
+
+fn no_such_task() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND).detail("no task of this name can be enqueued here")
 }
 
 fn accept(entry: &CatalogEntry, args: Value) -> Result<Vec<u8>, Problem> {

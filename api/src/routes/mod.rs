@@ -6,6 +6,7 @@ pub(crate) mod docs;
 pub(crate) mod enqueue;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod metrics;
 pub(crate) mod queues;
 pub(crate) mod record;
 pub(crate) mod schedules;
@@ -42,7 +43,7 @@ pub(crate) struct Shared {
 pub(crate) const LISTENERS_MOST: usize = 256;
 
 /// Redis restarts and fails over in seconds; sooner is only load on it.
-const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_UNAVAILABLE: Duration = Duration::from_secs(5);
 
 /// A full queue empties by work, which takes longer.
 const RETRY_FULL: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ mod cancel;
 mod chaos;
 mod dead_letters;
 mod docs;
+mod edge;
 mod epochs;
 mod ghosts;
 mod handbook;

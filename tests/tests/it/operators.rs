@@ -26,11 +26,15 @@ async fn refused(response: Response, status: StatusCode) -> Value {
 }
 
 async fn post(api: &Served, path: &str, body: Value) -> Response {
-    api.ask(Method::POST, path).json(&body).send().await.unwrap()
+    api.ask_as_admin(Method::POST, path).json(&body).send().await.unwrap()
+}
+
+async fn get(api: &Served, path: &str) -> Response {
+    api.ask_as_admin(Method::GET, path).send().await.unwrap()
 }
 
 async fn delete(api: &Served, path: &str) -> Response {
-    api.ask(Method::DELETE, path).send().await.unwrap()
+    api.ask_as_admin(Method::DELETE, path).send().await.unwrap()
 }
 
 /// Buries so many tasks, and returns their letters, the newest first.
@@ -42,7 +46,7 @@ async fn buried(house: &House, api: &Served, count: usize) -> Vec<Value> {
         house.ended(handle.id()).await;
     }
     worker.stop().await.unwrap();
-    let page = json(api.get("/v1/dead?queue=default&limit=100").await).await;
+    let page = json(get(api, "/v1/dead?queue=default&limit=100").await).await;
     page["letters"].as_array().unwrap().clone()
 }
 
@@ -55,9 +59,9 @@ async fn a_queue_is_paused_by_the_tokens_subject_and_goes_on() {
     for path in ["/v1/queues/defualt/pause", "/v1/queues/No%20Name/pause"] {
         refused(post(&api, path, body.clone()).await, StatusCode::NOT_FOUND).await;
     }
-    refused(api.get("/v1/queues/default").await, StatusCode::NOT_FOUND).await;
+    refused(get(&api, "/v1/queues/default").await, StatusCode::NOT_FOUND).await;
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
-    let before = json(api.get("/v1/queues/default").await).await;
+    let before = json(get(&api, "/v1/queues/default").await).await;
     assert_eq!((&before["queued"], &before["paused"]), (&json!(1), &Value::Null));
 
     let paused = json(post(&api, "/v1/queues/default/pause", body).await).await;
@@ -68,7 +72,7 @@ async fn a_queue_is_paused_by_the_tokens_subject_and_goes_on() {
     // The first word stands.
     let again = json(post(&api, "/v1/queues/default/pause", json!({"why": "other"})).await).await;
     assert_eq!(again["paused"], paused["paused"]);
-    let list = json(api.get("/v1/queues").await).await;
+    let list = json(get(&api, "/v1/queues").await).await;
     assert_eq!(list["queues"][0]["paused"], paused["paused"]);
     for wrong in
         [json!({}), json!({"why": "  "}), json!({"why": "x".repeat(201)}), json!({"why": "a\nb"})]
@@ -78,7 +82,8 @@ async fn a_queue_is_paused_by_the_tokens_subject_and_goes_on() {
     }
 
     let worker = house.worker(1);
-    let resumed = json(api.ask(Method::POST, "/v1/queues/default/resume").send().await.unwrap());
+    let resumed =
+        json(api.ask_as_admin(Method::POST, "/v1/queues/default/resume").send().await.unwrap());
     assert_eq!(resumed.await["paused"], Value::Null);
     assert_eq!(handle.wait(std::time::Duration::from_secs(20)).await.unwrap(), 1);
     worker.stop().await.unwrap();
@@ -97,17 +102,18 @@ async fn a_dead_letter_is_read_run_again_and_deleted() {
     );
     let at = |n: usize| format!("/v1/dead/default/{}", letters[n]["letter"].as_str().unwrap());
 
-    let opened = json(api.get(&at(0)).await).await;
+    let opened = json(get(&api, &at(0)).await).await;
     assert_eq!(opened["args"], json!({"name": "n2", "act": {"fatal": "no such host"}}));
     assert_eq!((&opened["task"], &opened["attempt"]), (&json!("probe"), &json!(1)));
     assert_eq!(opened["id"], letters[0]["id"]);
 
     let waits = json(post(&api, &format!("{}/redrive", at(0)), json!({})).await).await;
     assert_eq!(waits["id"], letters[0]["id"]);
-    let record = json(api.get(&format!("/v1/tasks/{}", waits["id"].as_str().unwrap())).await).await;
+    let record =
+        json(get(&api, &format!("/v1/tasks/{}", waits["id"].as_str().unwrap())).await).await;
     assert_eq!((&record["state"], &record["error"]), (&json!("queued"), &Value::Null));
     for path in [at(0), format!("/v1/dead/default/{}", "7-7"), "/v1/dead/default/x".to_owned()] {
-        refused(api.get(&path).await, StatusCode::NOT_FOUND).await;
+        refused(get(&api, &path).await, StatusCode::NOT_FOUND).await;
     }
     let twice = post(&api, &format!("{}/redrive", at(0)), json!({})).await;
     refused(twice, StatusCode::NOT_FOUND).await;
@@ -123,10 +129,10 @@ async fn letters_are_paged_and_those_that_are_meant_run_again_or_go() {
     let house = House::start();
     let api = Served::start(&house.redis).await;
     let letters = buried(&house, &api, 5).await;
-    let first = json(api.get("/v1/dead?queue=default&limit=2").await).await;
+    let first = json(get(&api, "/v1/dead?queue=default&limit=2").await).await;
     assert_eq!(first["letters"].as_array().unwrap()[..], letters[..2]);
     let next = format!("/v1/dead?queue=default&limit=4&before={}", first["next"].as_str().unwrap());
-    let rest = json(api.get(&next).await).await;
+    let rest = json(get(&api, &next).await).await;
     assert_eq!(rest["letters"].as_array().unwrap()[..], letters[2..]);
     assert_eq!(rest["next"], Value::Null);
 
@@ -140,7 +146,7 @@ async fn letters_are_paged_and_those_that_are_meant_run_again_or_go() {
         "?queue=default&limit=101",
         "?queue=default&before=x",
     ] {
-        refused(api.get(&format!("/v1/dead{wrong}")).await, StatusCode::BAD_REQUEST).await;
+        refused(get(&api, &format!("/v1/dead{wrong}")).await, StatusCode::BAD_REQUEST).await;
     }
     for wrong in
         ["", "?queue=default&whi=fatal", "?queue=default&why=fatl", "?queue=default&after=x"]
@@ -149,7 +155,7 @@ async fn letters_are_paged_and_those_that_are_meant_run_again_or_go() {
     }
     let wrong = post(&api, "/v1/dead/redrive", json!({"queue": "default", "taks": "probe"})).await;
     refused(wrong, StatusCode::UNPROCESSABLE_ENTITY).await;
-    refused(api.get("/v1/dead?queue=other").await, StatusCode::NOT_FOUND).await;
+    refused(get(&api, "/v1/dead?queue=other").await, StatusCode::NOT_FOUND).await;
     assert_eq!(house.queue().await.dead, 5, "nothing of this changed anything");
 
     let other = json!({"queue": "default", "task": "other", "why": "fatal"});
@@ -158,10 +164,10 @@ async fn letters_are_paged_and_those_that_are_meant_run_again_or_go() {
     house.redis.cli(&["XADD", "umbel:{default}:dead", "*", "why", "unreadable", "error", "e"]);
     let all = json(post(&api, "/v1/dead/redrive", json!({"queue": "default"})).await).await;
     assert_eq!(all, json!({"done": 5, "refused": 1}));
-    let left = json(api.get("/v1/dead?queue=default").await).await;
+    let left = json(get(&api, "/v1/dead?queue=default").await).await;
     let left = &left["letters"][0];
     let path = format!("/v1/dead/default/{}", left["letter"].as_str().unwrap());
-    let opened = json(api.get(&path).await).await;
+    let opened = json(get(&api, &path).await).await;
     assert_eq!((&opened["args"], &opened["id"]), (&Value::Null, &Value::Null));
     assert!(opened["unreadable"].as_str().unwrap().contains("missing"));
     let conflict = post(&api, &format!("{path}/redrive"), json!({})).await;
@@ -178,14 +184,14 @@ async fn letters_are_paged_and_those_that_are_meant_run_again_or_go() {
 async fn workers_and_schedules_are_seen() {
     let house = House::start();
     let api = Served::start(&house.redis).await;
-    assert_eq!(json(api.get("/v1/workers").await).await, json!({"workers": []}));
-    assert_eq!(json(api.get("/v1/schedules").await).await, json!({"schedules": []}));
-    refused(api.get("/v1/schedules/sweep").await, StatusCode::NOT_FOUND).await;
+    assert_eq!(json(get(&api, "/v1/workers").await).await, json!({"workers": []}));
+    assert_eq!(json(get(&api, "/v1/schedules").await).await, json!({"schedules": []}));
+    refused(get(&api, "/v1/schedules/sweep").await, StatusCode::NOT_FOUND).await;
 
     let worker = house.worker(2);
     let held = house.client.enqueue(Probe::new("held", Act::Hold)).await.unwrap();
     let seen = eventually("the worker tells of its task", async || {
-        let list = json(api.get("/v1/workers").await).await;
+        let list = json(get(&api, "/v1/workers").await).await;
         let one = list["workers"][0].clone();
         (one["running_count"] == 1).then_some(one)
     })
@@ -197,7 +203,7 @@ async fn workers_and_schedules_are_seen() {
     house.record.open("held");
     worker.stop().await.unwrap();
     eventually_eq("nobody works", json!({"workers": []}), async || {
-        json(api.get("/v1/workers").await).await
+        json(get(&api, "/v1/workers").await).await
     })
     .await;
 
@@ -205,8 +211,8 @@ async fn workers_and_schedules_are_seen() {
     let hourly = every(std::time::Duration::from_hours(1));
     let timetable = Timetable::new().entry("sweep", hourly, probe).build().unwrap();
     let fired = Beat::new(house.client.clone(), timetable).step(Utc::now()).await.unwrap();
-    let list = json(api.get("/v1/schedules").await).await;
-    let one = json(api.get("/v1/schedules/sweep").await).await;
+    let list = json(get(&api, "/v1/schedules").await).await;
+    let one = json(get(&api, "/v1/schedules/sweep").await).await;
     assert_eq!(list["schedules"][0], one);
     assert_eq!((&one["schedule"], &one["task"]), (&json!("every 1h"), &json!("probe")));
     assert_eq!((&one["live"], &one["zone"]), (&json!(true), &Value::Null));

@@ -39,7 +39,9 @@ async fn serve(house: &House) -> (Process, String) {
 }
 
 fn token() -> String {
-    let token = Launch::new("umbel-probe", &["token"]).env("JWT_SECRET", SECRET).output();
+    let token = Launch::new("umbel-probe", &["token", "--scopes", "admin"])
+        .env("JWT_SECRET", SECRET)
+        .output();
     assert!(token.status.success());
     String::from_utf8(token.stdout).unwrap().trim().to_owned()
 }

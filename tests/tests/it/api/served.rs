@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use umbel_api::{
-    Api, ApiSettings, Claims, JsonBody, JwtSettings, OpenApiRouter, Problem, ReadinessCheck,
-    issue_token, serve,
+    Api, ApiSettings, Claims, Grant, JsonBody, JwtSettings, OpenApiRouter, Problem, ReadinessCheck,
+    Scopes, issue_token, serve,
 };
 use umbel_broker::{BrokerSettings, Client};
 use umbel_proto::{CatalogEntry, Task};
@@ -75,7 +75,7 @@ impl Served {
         let jwt = JwtSettings::new("a secret that is long enough for it".into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let settings = ApiSettings { title: "Probes".into(), addr, jwt: jwt.clone() };
+        let settings = ApiSettings::new("Probes", addr, jwt.clone());
         let client = Client::open(&BrokerSettings::new(redis.url_as("api")), "api").unwrap();
         let application = OpenApiRouter::new().routes(routes!(greet)).routes(routes!(broken));
         let store_works = Arc::new(AtomicBool::new(true));
@@ -114,6 +114,12 @@ impl Served {
     pub fn ask_as(&self, subject: &str, method: Method, path: &str) -> RequestBuilder {
         let token = issue_token(&self.jwt, subject, Duration::from_secs(60), Utc::now()).unwrap();
         self.open(method, path).bearer_auth(token)
+    }
+
+    /// As somebody who may do all.
+    pub fn ask_as_admin(&self, method: Method, path: &str) -> RequestBuilder {
+        let grant = Grant::new("ann").scopes(Scopes::ADMIN);
+        self.open(method, path).bearer_auth(grant.sign(&self.jwt, Utc::now()).unwrap())
     }
 
     pub async fn get(&self, path: &str) -> Response {

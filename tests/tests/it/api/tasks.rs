@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
-use umbel_tests::{eventually::eventually, house::House};
+use umbel_tests::{
+    eventually::eventually,
+    house::House,
+    probe::{Act, Probe},
+};
 
 use super::{problem, served::Served};
 
@@ -166,6 +170,14 @@ async fn somebody_elses_task_is_as_unknown_as_none() {
     }
     let record: Value = api.get(&location).await.json().await.unwrap();
     assert_eq!((&record["state"], &record["cancelled_by"]), (&json!("scheduled"), &Value::Null));
+    // What nobody enqueued over HTTP is the system's own. An admin sees all.
+    let systems = house.client.enqueue(Probe::new("b", Act::Ok)).await.unwrap();
+    let systems = format!("/v1/tasks/{}", systems.id());
+    problem(api.get(&systems).await, StatusCode::NOT_FOUND).await;
+    for path in [&systems, &location] {
+        let response = api.ask_as_admin(Method::GET, path).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+    }
     api.stop().await;
 }
 

@@ -33,7 +33,7 @@ impl Served {
         let token = issue_token(&jwt, "ann", Duration::from_secs(600), Utc::now()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let settings = ApiSettings { title: "scraper".into(), addr, jwt };
+        let settings = ApiSettings::new("scraper", addr, jwt);
         let catalog = Arc::new(umbel_tasks::registry().unwrap().catalog());
         let routes = umbel_tasks::routes(app);
         let api = Api::new(&settings, house.client.clone(), catalog, routes).unwrap();

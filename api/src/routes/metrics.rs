@@ -1,0 +1,26 @@
+//! `/metrics`: what the API counts of itself.
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use crate::{metrics::Metrics, problem::Problem};
+
+/// The media type of the text form of Prometheus.
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What the API counts of itself
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "health",
+    responses(
+        (status = 200, body = String, content_type = "text/plain"),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn read(State(metrics): State<Metrics>) -> Response {
+    ([(header::CONTENT_TYPE, TEXT)], metrics.render()).into_response()
+}

@@ -1,0 +1,104 @@
+//! Standard error for logs: what one event says stays one line, whoever chose its words.
+//!
+//! An error of another program, a name, a host: any of them may hold a line end, and with it what
+//! looks like the next line of the log. The formats of `tracing-subscriber` do not see to all of it:
+//! its text passes line ends of errors on, its JSON the line ends beyond ASCII.
+
+use std::{
+    borrow::Cow,
+    fmt::Write as _,
+    io::{self, Write},
+};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Makes the writer of each event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OneLine {
+    /// Whether the format itself writes escape characters.
+    pub colours: bool,
+}
+
+impl<'a> MakeWriter<'a> for OneLine {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+/// Takes an event at a time, as `tracing-subscriber` writes them.
+impl Write for OneLine {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        io::stderr().lock().write_all(escaped(&text, self.colours).as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// The event with one line end, its last; the others as JSON writes them, so that an event of JSON
+/// stays one.
+fn escaped(event: &str, colours: bool) -> Cow<'_, str> {
+    let (line, end) = match event.strip_suffix('\n') {
+        Some(line) => (line, "\n"),
+        None => (event, ""),
+    };
+    let breaks = |c: char| {
+        (c.is_control() && !(colours && c == '\u{1b}'))
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !line.contains(breaks) {
+        return Cow::Borrowed(event);
+    }
+    let mut text = String::with_capacity(event.len() + 16);
+    for c in line.chars() {
+        match c {
+            '\n' => text.push_str("\\n"),
+            '\r' => text.push_str("\\r"),
+            c if breaks(c) => {
+                // All of them have four digits at most; a text takes any write.
+                let _ = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            c => text.push(c),
+        }
+    }
+    text.push_str(end);
+    Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_and_reads_as_it_was() {
+        assert!(matches!(escaped("INFO all is well: ä 漢\n", false), Cow::Borrowed(_)));
+        for (event, line) in [
+            ("a\nINFO forged\n", "a\\nINFO forged\n"),
+            ("a\r\nb\n", "a\\r\\nb\n"),
+            ("a\u{1b}[2Jb\tc\0\u{7f}\n", "a\\u001b[2Jb\\u0009c\\u0000\\u007f\n"),
+            ("a\u{85}b\u{2028}c\u{2029}d\n", "a\\u0085b\\u2028c\\u2029d\n"),
+            ("a\u{202e}b\u{2066}c\n", "a\\u202eb\\u2066c\n"),
+        ] {
+            assert_eq!(escaped(event, false), line);
+        }
+        assert_eq!(
+            escaped("\u{1b}[32mINFO\u{1b}[0m a\nb\n", true),
+            "\u{1b}[32mINFO\u{1b}[0m a\\nb\n"
+        );
+    }
+
+    #[test]
+    fn an_event_of_json_stays_json() {
+        let said = "a\u{2028}b\u{202e}c\u{85}d\\n";
+        let event = format!("{}\n", serde_json::json!({ "said": said }));
+        let line = escaped(&event, false);
+        assert!(line.is_ascii(), "{line}");
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["said"], said);
+    }
+}

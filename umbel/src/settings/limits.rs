@@ -1,0 +1,75 @@
+//! How much the API takes in, as it is set.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use clap::Args;
+use umbel_api::Limits;
+
+/// The limits of the API; how far each may go it says itself.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LimitSettings {
+    /// The largest body of a request, in bytes
+    #[arg(long, env = "BODY_LIMIT", global = true, default_value_t = 1024 * 1024)]
+    pub body_limit: usize,
+
+    /// How long the body of a request may take in all
+    #[arg(long, env = "BODY_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
+    pub body_timeout: Duration,
+
+    /// How long a connection may take to send the head of a request, or be idle
+    #[arg(long, env = "HEADER_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
+    pub header_timeout: Duration,
+
+    /// How many requests the API works on at once
+    #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = 256)]
+    pub max_in_flight: usize,
+
+    /// How many connections are open to the API at once
+    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = 1024)]
+    pub max_connections: usize,
+
+    /// Requests a second of one subject; 0 for any number
+    #[arg(long, env = "RATE_LIMIT", global = true, default_value_t = 100)]
+    pub rate_limit: u32,
+
+    /// Requests a second of one address; 0 for any number
+    #[arg(long, env = "PEER_RATE_LIMIT", global = true, default_value_t = 200)]
+    pub peer_rate_limit: u32,
+
+    /// How many proxies of one's own stand before the API and add to X-Forwarded-For
+    #[arg(long, env = "PROXY_HOPS", global = true, default_value_t = 0)]
+    pub proxy_hops: usize,
+
+    /// A port of its own for /metrics, on HOST and without a token; without it admins read it
+    #[arg(long, env = "METRICS_PORT", global = true)]
+    pub metrics_port: Option<u16>,
+}
+
+impl LimitSettings {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            body_bytes: self.body_limit,
+            header_timeout: self.header_timeout,
+            body_timeout: self.body_timeout,
+            in_flight: self.max_in_flight,
+            connections: self.max_connections,
+            per_subject: NonZeroU32::new(self.rate_limit),
+            per_peer: NonZeroU32::new(self.peer_rate_limit),
+            proxy_hops: self.proxy_hops,
+        }
+    }
+
+    /// Those that are always there.
+    pub fn as_env(&self) -> [(&'static str, String); 8] {
+        [
+            ("BODY_LIMIT", self.body_limit.to_string()),
+            ("BODY_TIMEOUT", format!("{}ms", self.body_timeout.as_millis())),
+            ("HEADER_TIMEOUT", format!("{}ms", self.header_timeout.as_millis())),
+            ("MAX_IN_FLIGHT", self.max_in_flight.to_string()),
+            ("MAX_CONNECTIONS", self.max_connections.to_string()),
+            ("RATE_LIMIT", self.rate_limit.to_string()),
+            ("PEER_RATE_LIMIT", self.peer_rate_limit.to_string()),
+            ("PROXY_HOPS", self.proxy_hops.to_string()),
+        ]
+    }
+}
