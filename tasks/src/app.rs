@@ -6,7 +6,7 @@ use anyhow::Context;
 use umbel::{Client, Db, Env, SettingsError, Setup};
 
 use crate::{
-    fetch::{AllowedPrivate, AllowedPrivateError, FetchSettings, Fetcher},
+    fetch::{FetchSettings, Fetcher},
     pages::Pages,
     scrape::TIME_LIMIT,
     sites::Sites,
@@ -50,8 +50,8 @@ pub(crate) const EVERY_S: RangeInclusive<u32> = 60..=30 * 24 * 60 * 60;
 /// How the scraper works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// SCRAPE_USER_AGENT, SCRAPE_TIMEOUT, SCRAPE_MAX_BYTES, SCRAPE_MAX_REDIRECTS and
-    /// SCRAPE_ALLOW_PRIVATE, a list with commas.
+    /// SCRAPE_USER_AGENT, SCRAPE_TIMEOUT, SCRAPE_MAX_BYTES, SCRAPE_MAX_REDIRECTS, SCRAPE_MIN_RATE,
+    /// and SCRAPE_PORTS and SCRAPE_ALLOW_PRIVATE, which are lists with commas.
     pub fetch: FetchSettings,
     /// SITE_EVERY: how often a site is due that does not say so itself, in seconds. Default 1 h.
     pub site_every_s: u32,
@@ -66,7 +66,9 @@ impl Settings {
             timeout: env.duration_or("SCRAPE_TIMEOUT", default.timeout)?,
             max_bytes: env.parse_or("SCRAPE_MAX_BYTES", default.max_bytes)?,
             max_redirects: env.parse_or("SCRAPE_MAX_REDIRECTS", default.max_redirects)?,
-            allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Hosts::default())?.0,
+            ports: env.parse_or("SCRAPE_PORTS", Listed(default.ports))?.0,
+            min_rate: env.parse_or("SCRAPE_MIN_RATE", default.min_rate)?,
+            allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Listed(Vec::new()))?.0,
         };
         fetch.check().map_err(|error| SettingsError::new(error.to_string()))?;
         if fetch.timeout + TIME_TO_STORE > TIME_LIMIT {
@@ -88,15 +90,15 @@ impl Settings {
     }
 }
 
-#[derive(Default)]
-struct Hosts(Vec<AllowedPrivate>);
+/// A list with commas.
+struct Listed<T>(Vec<T>);
 
-impl FromStr for Hosts {
-    type Err = AllowedPrivateError;
+impl<T: FromStr> FromStr for Listed<T> {
+    type Err = T::Err;
 
-    fn from_str(text: &str) -> Result<Self, AllowedPrivateError> {
-        let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
-        hosts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -123,6 +125,8 @@ mod tests {
             ("SCRAPE_USER_AGENT", "shop/1"),
             ("SCRAPE_TIMEOUT", "45s"),
             ("SCRAPE_MAX_BYTES", "4096"),
+            ("SCRAPE_PORTS", "80, 8080"),
+            ("SCRAPE_MIN_RATE", "1000"),
             ("SITE_EVERY", "30d"),
         ])
         .unwrap();
@@ -131,6 +135,7 @@ mod tests {
         assert_eq!(settings.fetch.user_agent, "shop/1");
         assert_eq!(settings.fetch.timeout, Duration::from_secs(45));
         assert_eq!(settings.fetch.max_bytes, 4096);
+        assert_eq!((settings.fetch.ports, settings.fetch.min_rate), (vec![80, 8080], 1000));
         assert_eq!(settings.site_every_s, 30 * 24 * 60 * 60);
     }
 
@@ -145,6 +150,10 @@ mod tests {
             ("SCRAPE_MAX_BYTES", "1"),
             ("SCRAPE_MAX_REDIRECTS", "21"),
             ("SCRAPE_USER_AGENT", " "),
+            ("SCRAPE_PORTS", "80,http"),
+            ("SCRAPE_PORTS", "0"),
+            ("SCRAPE_PORTS", ","),
+            ("SCRAPE_MIN_RATE", "0"),
             ("SITE_EVERY", "59s"),
             ("SITE_EVERY", "31d"),
             ("SITE_EVERY", "9999999d"),

@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::{
     App, address,
-    fetch::FetchError,
+    fetch::{FetchError, Reading},
     pages::{Attempt, PageRun, Place, Scraped},
     sweep::{EnqueueError, enqueue_pending},
 };
@@ -133,7 +133,7 @@ impl ScrapePage {
         ctx: &Context<App>,
     ) -> Result<ScrapedPage, ScrapeError> {
         let App { fetcher, pages, .. } = ctx.app();
-        let fetched = fetcher.read_page(&self.url).await?;
+        let fetched = fetcher.read_page(&self.url, Reading::Whole).await?;
         // A site is where its own page leads to: `http://example.com` may be at home on https.
         let home = if depth == 0 { &fetched.final_url } else { &self.url }.origin();
         let scraped = Scraped::new(fetched, &home);
