@@ -7,8 +7,10 @@ use umbel::{Client, Db, Env, SettingsError, Setup};
 
 use crate::{
     fetch::{FetchSettings, Fetcher},
+    ledger::Ledger,
     pages::Pages,
     scrape::TIME_LIMIT,
+    scraperapi::{ScraperApi, ScraperApiSettings, TIMEOUT},
     sites::Sites,
 };
 
@@ -19,6 +21,8 @@ pub struct App {
     pub sites: Sites,
     pub pages: Pages,
     pub fetcher: Fetcher,
+    pub(crate) scraperapi: Option<ScraperApi>,
+    pub ledger: Ledger,
     pub client: Client,
     pub settings: Settings,
 }
@@ -35,13 +39,17 @@ impl App {
     pub fn new(env: &Env, client: Client, db: Db) -> anyhow::Result<Self> {
         let settings = Settings::read(env)?;
         let fetcher = Fetcher::new(settings.fetch.clone()).context("pages could not be fetched")?;
+        let scraperapi = ScraperApi::new(settings.scraperapi.clone())
+            .context("scraperapi could not be asked")?;
+        let ledger = Ledger::new(db.clone());
         let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
-        Ok(Self { db, sites, pages, fetcher, client, settings })
+        Ok(Self { db, sites, pages, fetcher, scraperapi, ledger, client, settings })
     }
 }
 
 /// What is left of a task's time limit for the database when a fetch took all of its own.
 const TIME_TO_STORE: Duration = Duration::from_secs(15);
+const _: () = assert!(TIMEOUT.as_secs() + TIME_TO_STORE.as_secs() <= TIME_LIMIT.as_secs());
 
 /// How often a site may be due: not so often that one run meets the next, and not so rarely that
 /// nobody remembers it. In seconds.
@@ -55,6 +63,8 @@ pub struct Settings {
     pub fetch: FetchSettings,
     /// SITE_EVERY: how often a site is due that does not say so itself, in seconds. Default 1 h.
     pub site_every_s: u32,
+    /// SCRAPERAPI_KEY, SCRAPERAPI_URL and SCRAPERAPI_DAILY_CREDITS.
+    pub scraperapi: ScraperApiSettings,
 }
 
 impl Settings {
@@ -86,7 +96,7 @@ impl Settings {
                 "SITE_EVERY must be from 60 s to 30 days, and is {site_every:?}"
             ))
         })?;
-        Ok(Self { fetch, site_every_s })
+        Ok(Self { fetch, site_every_s, scraperapi: ScraperApiSettings::read(env)? })
     }
 }
 
@@ -143,7 +153,7 @@ mod tests {
     fn a_setting_that_cannot_be_is_named() {
         for (name, value) in [
             ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1:8123,*"),
-            ("SCRAPE_TIMEOUT", "46s"),
+            ("SCRAPE_TIMEOUT", "76s"),
             ("SCRAPE_TIMEOUT", "soon"),
             ("SCRAPE_TIMEOUT", "99ms"),
             ("SCRAPE_MAX_BYTES", "many"),

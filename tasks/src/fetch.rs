@@ -175,9 +175,19 @@ impl Fetcher {
         }
     }
 
-    /// What the settings say.
-    pub(crate) fn settings(&self) -> &FetchSettings {
-        &self.settings
+    /// Reads a response that somebody else got for us, of the page at `url`.
+    pub(crate) async fn read_for(
+        &self,
+        url: Url,
+        response: Response,
+        limit: Duration,
+    ) -> Result<FetchedPage, FetchError> {
+        guard::check(&url, &self.settings.ports, &self.settings.allowed_private)?;
+        let reading = read_html(url, response, Limits::of(&self.settings), Reading::Whole);
+        match tokio::time::timeout(limit, reading).await {
+            Ok(page) => page,
+            Err(_) => Err(FetchError::TimedOut { limit }),
+        }
     }
 
     async fn in_time<T>(
@@ -266,6 +276,11 @@ fn success(response: Response) -> Result<Response, FetchError> {
         status: status.as_u16(),
         retry_after: retry_after.and_then(|value| error::retry_after(value, Utc::now())),
     })
+}
+
+/// How long a `Retry-After` header asks to wait, from now on.
+pub(crate) fn seconds_of(retry_after: &str) -> Option<Duration> {
+    error::retry_after(retry_after, Utc::now())
 }
 
 /// Where the response sends us, if it does.

@@ -12,12 +12,14 @@ mod address;
 mod app;
 pub mod fetch;
 mod handover;
+mod ledger;
 mod listing;
 pub mod metadata;
 mod pages;
 mod prune;
 mod routes;
 mod scrape;
+mod scraperapi;
 mod sites;
 mod sweep;
 mod tables;
@@ -28,11 +30,13 @@ use umbel::{Application, Env, Registry, RegistryError, SettingsError, Timetable,
 
 pub use app::{App, Settings};
 pub use handover::{Silent, Wanted};
+pub use ledger::{Ledger, Reserved, SourceStatus, Stopped};
 pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
 pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
 pub use prune::{PruneSteps, Pruned};
 pub use routes::routes;
 pub use scrape::{ScrapePage, ScrapedPage};
+pub use scraperapi::{ScraperApiOptions, ScraperApiSettings, Source};
 pub use sites::{Put, SiteOptions, Sites};
 pub use sweep::{SweepSites, Swept};
 pub use tables::{MIGRATIONS, Status};

@@ -450,7 +450,7 @@ async fn a_hop_to_another_origin_knows_nothing_of_the_one_before() {
          www-authenticate: Basic\r\ncontent-length: 0\r\n\r\n"
     );
     let first = Endless::start(&leave, "", Duration::from_secs(60), settings()).await;
-    let mut settings = first.fetcher.settings().clone();
+    let mut settings = FetchSettings::clone(&first.fetcher.settings);
     settings.allowed_private.push(second.to_string().parse().unwrap());
     let fetcher = fetcher_with(settings, SystemLookup);
     fetch(&fetcher, &format!("{}?token=hush", first.url)).await.unwrap();

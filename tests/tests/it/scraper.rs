@@ -5,6 +5,7 @@ mod ends;
 mod heals;
 mod pages;
 mod routes;
+mod scraperapi;
 mod sites;
 mod upkeep;
 
@@ -114,6 +115,7 @@ impl House {
             max_depth: Some(max_depth),
             max_pages: Some(max_pages),
             every_s: None,
+            source: None,
         };
         self.app.sites.put(&options, 3600).await.unwrap()
     }
