@@ -9,7 +9,8 @@ use crate::{
     fetch::{FetchSettings, Fetcher},
     ledger::Ledger,
     pages::Pages,
-    scrape::TIME_LIMIT,
+    politeness::Politeness,
+    scrape::{ROBOTS_TIMEOUT, TIME_LIMIT},
     scraperapi::{ScraperApi, ScraperApiSettings, TIMEOUT},
     sites::Sites,
 };
@@ -23,6 +24,7 @@ pub struct App {
     pub fetcher: Fetcher,
     pub(crate) scraperapi: Option<ScraperApi>,
     pub ledger: Ledger,
+    pub(crate) politeness: Politeness,
     pub client: Client,
     pub settings: Settings,
 }
@@ -42,18 +44,26 @@ impl App {
         let scraperapi = ScraperApi::new(settings.scraperapi.clone())
             .context("scraperapi could not be asked")?;
         let ledger = Ledger::new(db.clone());
+        let politeness = Politeness::default();
         let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
-        Ok(Self { db, sites, pages, fetcher, scraperapi, ledger, client, settings })
+        Ok(Self { db, sites, pages, fetcher, scraperapi, ledger, politeness, client, settings })
     }
 }
 
 /// What is left of a task's time limit for the database when a fetch took all of its own.
 const TIME_TO_STORE: Duration = Duration::from_secs(15);
-const _: () = assert!(TIMEOUT.as_secs() + TIME_TO_STORE.as_secs() <= TIME_LIMIT.as_secs());
+const _: () = assert!(
+    TIMEOUT.as_secs() + ROBOTS_TIMEOUT.as_secs() + TIME_TO_STORE.as_secs() <= TIME_LIMIT.as_secs()
+);
 
 /// How often a site may be due: not so often that one run meets the next, and not so rarely that
 /// nobody remembers it. In seconds.
 pub(crate) const EVERY_S: RangeInclusive<u32> = 60..=30 * 24 * 60 * 60;
+
+const PAGES_KEPT: Duration = Duration::from_hours(90 * 24);
+/// Shorter than an hour would forget pages between two runs.
+const PAGES_KEPT_RANGE: RangeInclusive<Duration> =
+    Duration::from_hours(1)..=Duration::from_hours(3650 * 24);
 
 /// How the scraper works.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +75,8 @@ pub struct Settings {
     pub site_every_s: u32,
     /// SCRAPERAPI_KEY, SCRAPERAPI_URL and SCRAPERAPI_DAILY_CREDITS.
     pub scraperapi: ScraperApiSettings,
+    /// PAGES_KEPT: how long a page is kept that no run finds any more. Default 90 days.
+    pub pages_kept: Duration,
 }
 
 impl Settings {
@@ -81,11 +93,11 @@ impl Settings {
             allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Listed(Vec::new()))?.0,
         };
         fetch.check().map_err(|error| SettingsError::new(error.to_string()))?;
-        if fetch.timeout + TIME_TO_STORE > TIME_LIMIT {
+        let longest = TIME_LIMIT - TIME_TO_STORE - ROBOTS_TIMEOUT;
+        if fetch.timeout > longest {
             return Err(SettingsError::new(format!(
-                "SCRAPE_TIMEOUT must be at most {:?}, and is {:?}: the task that fetches has \
+                "SCRAPE_TIMEOUT must be at most {longest:?}, and is {:?}: the task that fetches has \
                  {TIME_LIMIT:?} in all, and stores the page in what is left",
-                TIME_LIMIT - TIME_TO_STORE,
                 fetch.timeout,
             )));
         }
@@ -96,7 +108,13 @@ impl Settings {
                 "SITE_EVERY must be from 60 s to 30 days, and is {site_every:?}"
             ))
         })?;
-        Ok(Self { fetch, site_every_s, scraperapi: ScraperApiSettings::read(env)? })
+        let pages_kept = env.duration_or("PAGES_KEPT", PAGES_KEPT)?;
+        if !PAGES_KEPT_RANGE.contains(&pages_kept) {
+            return Err(SettingsError::new(format!(
+                "PAGES_KEPT must be from 1 h to 3650 days, and is {pages_kept:?}"
+            )));
+        }
+        Ok(Self { fetch, site_every_s, scraperapi: ScraperApiSettings::read(env)?, pages_kept })
     }
 }
 
@@ -164,6 +182,7 @@ mod tests {
             ("SCRAPE_PORTS", "0"),
             ("SCRAPE_PORTS", ","),
             ("SCRAPE_MIN_RATE", "0"),
+            ("PAGES_KEPT", "59m"),
             ("SITE_EVERY", "59s"),
             ("SITE_EVERY", "31d"),
             ("SITE_EVERY", "9999999d"),

@@ -43,6 +43,7 @@ pub struct PageCounts {
     pub running: u64,
     pub succeeded: u64,
     pub failed: u64,
+    pub skipped: u64,
 }
 
 /// A page as it is shown.
@@ -184,7 +185,8 @@ select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_
             'queued', count(*) filter (where pages.status = 'queued'),
             'running', count(*) filter (where pages.status = 'running'),
             'succeeded', count(*) filter (where pages.status = 'succeeded'),
-            'failed', count(*) filter (where pages.status = 'failed')
+            'failed', count(*) filter (where pages.status = 'failed'),
+            'skipped', count(*) filter (where pages.status = 'skipped')
         )
         from pages where pages.site_id = s.id and pages.run >= s.run
     ) as pages

@@ -11,7 +11,8 @@ use umbel::{Db, StoreError, TaskId};
 use url::Url;
 
 use crate::{
-    fetch::FetchedPage, metadata::PageMetadata, scraperapi::Source, sites, tables::reset_page,
+    fetch::FetchedPage, metadata::PageMetadata, robots::Robots, scraperapi::Source, sites,
+    tables::reset_page,
 };
 
 /// The pages, in Postgres.
@@ -167,6 +168,45 @@ impl Pages {
         Ok(found.is_some_and(|it| it.found))
     }
 
+    /// Ends a page that need not or must not be read.
+    pub async fn skip(
+        &self,
+        attempt: &Attempt<'_>,
+        site_id: Option<i64>,
+        trouble: Trouble<'_>,
+    ) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            attempt: &'a Attempt<'a>,
+            #[serde(flatten)]
+            trouble: Trouble<'a>,
+        }
+        let params = Params { attempt, trouble };
+        self.db
+            .transaction(async |tx| {
+                if let Some(site) = site_id {
+                    sites::lock(tx, site).await?;
+                }
+                tx.execute(SKIP, &params).await?;
+                match site_id {
+                    Some(site) => sites::close(tx, site).await,
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+
+    /// Keeps what the host of a site asks of its visitors, for the pages of this run.
+    pub async fn keep_robots(&self, site: i64, robots: &Robots) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            site: i64,
+            robots: &'a Robots,
+        }
+        self.db.execute(KEEP_ROBOTS, &Params { site, robots }).await.map(drop)
+    }
+
     /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
     /// yet and at this address. Without a class that of its last attempt stays,
     /// or it is `task`: its task ended by an accident of its own.
@@ -218,6 +258,9 @@ pub struct Place {
     /// How its site is fetched.
     #[serde(default)]
     pub source: Option<Source>,
+    /// What its host asked for when the run began.
+    #[serde(default)]
+    pub robots: Option<Robots>,
 }
 
 /// What went wrong, for a row.
@@ -249,7 +292,8 @@ from p
 where pages.id = p.id and pages.run = p.run and pages.url = p.url
     and (status <> 'succeeded' or pages.task_id is distinct from p.task_id or site_id is null)
 returning site_id, depth, title,
-    (select source from sites where sites.id = pages.site_id) as source";
+    (select source from sites where sites.id = pages.site_id) as source,
+    (select robots from sites where sites.id = pages.site_id) as robots";
 
 /// A site's run is under way once its own page is.
 const SITE_BEGINS: &str = "
@@ -334,6 +378,24 @@ update pages set
 from p
 where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
     and pages.attempt = p.attempt and status = 'running'";
+
+const SKIP: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, task_id text, error text, error_class text)
+)
+update pages set
+    status = 'skipped', error = p.error, error_class = p.error_class, finished_at = now(),
+    updated_at = now()
+from p
+where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
+    and status <> 'succeeded'";
+
+const KEEP_ROBOTS: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params}) as p (site bigint, robots jsonb)
+)
+update sites set robots = p.robots, updated_at = now() from p where sites.id = p.site";
 
 const ANOTHER_ONES: &str = "
 with p as materialized (

@@ -11,7 +11,7 @@
 //!
 //! No transaction is open while a page is fetched, and none while the broker is asked.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -27,12 +27,17 @@ use crate::{
     App, address,
     fetch::{FetchError, FetchedPage, Reading},
     pages::{Attempt, PageRun, Place, Scraped, Trouble},
+    politeness::Turn,
+    robots::{MAX_FILE_BYTES, Robots},
     scraperapi::{Refused, ScraperApiOptions, Source},
     sweep::{EnqueueError, enqueue_pending},
 };
 
 /// As long as the slowest source may take for a page, and some more for the database.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(100);
+
+/// How long a host may take to say what it asks of visitors.
+pub(crate) const ROBOTS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest wait for a source that is stopped or out of its budget: it is asked anew daily.
 const DEFERRED_LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -149,16 +154,34 @@ impl ScrapePage {
     async fn scrape(
         &self,
         attempt: &Attempt<'_>,
-        Place { site_id, depth, source, .. }: Place,
+        place: Place,
         ctx: &Context<App>,
     ) -> Result<ScrapedPage, ScrapeError> {
-        let App { fetcher, pages, .. } = ctx.app();
-        let fetched = match source.unwrap_or_default() {
-            Source::Direct => fetcher.read_page(&self.url, Reading::Whole).await?,
+        let pages = &ctx.app().pages;
+        let Place { site_id, depth, .. } = place;
+        let robots = self.robots(&place, ctx.app()).await?;
+        if !robots.allow(&self.url) {
+            return self
+                .skip(attempt, site_id, "robots.txt of its host asks not to", "robots", ctx)
+                .await;
+        }
+        wait_for_a_turn(ctx.app(), &self.url, &robots).await?;
+        let fetched = match place.source.unwrap_or_default() {
+            Source::Direct => {
+                ctx.app().fetcher.read_page(&self.url, Reading::Whole).await.map_err(Into::into)
+            }
             Source::ScraperApi(options) => {
-                through_scraperapi(ctx.app(), &self.url, &options, attempt.page.id).await?
+                through_scraperapi(ctx.app(), &self.url, &options, attempt.page.id).await
             }
         };
+        let mut fetched = match fetched {
+            // A link leads to a picture or a document as often as not: nothing is wrong with that.
+            Err(ScrapeError::Fetch(error @ FetchError::NotHtml { .. })) if depth > 0 => {
+                return self.skip(attempt, site_id, &error.to_string(), error.class(), ctx).await;
+            }
+            fetched => fetched?,
+        };
+        fetched.page.links.retain(|link| robots.allow(link));
         // A site is where its own page leads to: `http://example.com` may be at home on https.
         let home = if depth == 0 { &fetched.final_url } else { &self.url }.origin();
         let scraped = Scraped::new(fetched, &home);
@@ -178,6 +201,50 @@ impl ScrapePage {
         Ok(ScrapedPage { id: attempt.page.id, title: scraped.metadata.title })
     }
 
+    /// What the host asks of its visitors: asked for when a run begins, and kept for its other
+    /// pages. A page that somebody asked for by itself is no visit of a crawler.
+    async fn robots(&self, place: &Place, app: &App) -> Result<Robots, ScrapeError> {
+        let Some(site) = place.site_id else { return Ok(Robots::default()) };
+        if place.depth > 0 {
+            return Ok(place.robots.clone().unwrap_or_default());
+        }
+        let mut file = Vec::new();
+        let at = self.url.join("/robots.txt").map_err(|_| FetchError::BadRedirect)?;
+        let reading = app.fetcher.read_file(&at, MAX_FILE_BYTES, |bytes| {
+            file.extend_from_slice(bytes);
+            ControlFlow::Continue(())
+        });
+        let limit = FetchError::TimedOut { limit: ROBOTS_TIMEOUT };
+        let read = tokio::time::timeout(ROBOTS_TIMEOUT, reading).await.unwrap_or(Err(limit));
+        let robots = match read {
+            Ok(_) => {
+                let agent = &app.settings.fetch.user_agent;
+                Robots::parse(&String::from_utf8_lossy(&file), agent)
+            }
+            // There is none, or no address of this host is ever asked: the page will say so.
+            Err(error) if error.is_fatal() => Robots::default(),
+            // A host that ScraperAPI is asked for may well not answer us.
+            Err(_) if matches!(place.source, Some(Source::ScraperApi(_))) => Robots::default(),
+            // It may be there and forbid the page, which is not visited before that is known.
+            Err(error) => return Err(error.into()),
+        };
+        app.pages.keep_robots(site, &robots).await?;
+        Ok(robots)
+    }
+
+    async fn skip(
+        &self,
+        attempt: &Attempt<'_>,
+        site_id: Option<i64>,
+        error: &str,
+        class: &str,
+        ctx: &Context<App>,
+    ) -> Result<ScrapedPage, ScrapeError> {
+        let trouble = Trouble { error, error_class: Some(class), error_status: None };
+        ctx.app().pages.skip(attempt, site_id, trouble).await?;
+        Ok(ScrapedPage { id: attempt.page.id, title: None })
+    }
+
     /// Ends what an earlier delivery of this task began and could not say.
     async fn finish(
         &self,
@@ -192,6 +259,23 @@ impl ScrapePage {
             enqueue_pending(pages, ctx.client(), stored.site_id).await?;
         }
         Ok(ScrapedPage { id: attempt.page.id, title: stored.title })
+    }
+}
+
+/// Asked before each fetch: waits for a turn at a host that wants time between two visits.
+async fn wait_for_a_turn(app: &App, url: &Url, robots: &Robots) -> Result<(), ScrapeError> {
+    let Some(delay) = robots.crawl_delay_s else { return Ok(()) };
+    let delay = Duration::from_secs_f32(delay);
+    let host = url.host_str().unwrap_or_default();
+    match app.politeness.turn(host, delay, std::time::Instant::now()) {
+        Turn::After(wait) => {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        }
+        Turn::Later(wait) => {
+            let why = format!("its host wants {delay:?} between two visits");
+            Err(ScrapeError::Later { wait: wait.max(SNOOZE_SHORTEST), why })
+        }
     }
 }
 

@@ -76,9 +76,16 @@ create index pages_by_status on pages (status, id);
 /// error. Credits are counted per day of UTC.
 const SOURCES: &str = "
 alter table sites
+    drop constraint sites_status_check,
+    add constraint sites_status_check check
+        (status in ('pending', 'queued', 'running', 'succeeded', 'failed', 'skipped')),
+    add column robots jsonb,
     add column source jsonb not null default '\"direct\"',
     add column error_class text;
 alter table pages
+    drop constraint pages_status_check,
+    add constraint pages_status_check check
+        (status in ('pending', 'queued', 'running', 'succeeded', 'failed', 'skipped')),
     add column error_class text,
     add column final_url text,
     add column content_hash text,
@@ -118,6 +125,9 @@ pub enum Status {
     Succeeded,
     /// Given up, for the reason in `error`. Of a site: its own page could not be read.
     Failed,
+    /// Not read, and rightly so, for the reason in `error`: its host asks for that, or it is no
+    /// HTML. Of a site: its own page was skipped.
+    Skipped,
 }
 
 /// What a page row is set to when a new run finds it; `excluded` is the row that the statement

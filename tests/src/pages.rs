@@ -44,9 +44,12 @@ impl Pages {
         url(self.addr)
     }
 
-    /// How often each path was asked for so far, those that do not exist included.
+    /// How often each path was asked for so far, those that do not exist included, and robots.txt
+    /// not: what is asked before the pages.
     pub fn hits(&self) -> BTreeMap<String, u64> {
-        self.hits.lock().clone()
+        let mut hits = self.hits.lock().clone();
+        hits.remove("/robots.txt");
+        hits
     }
 
     /// How often `path` (`/index.html`) was asked for so far.

@@ -4,6 +4,7 @@
 mod ends;
 mod heals;
 mod pages;
+mod polite;
 mod routes;
 mod scraperapi;
 mod sites;
@@ -140,7 +141,8 @@ impl House {
     pub async fn scraped(&self, id: i64) -> Site {
         within(PATIENCE, "the run of the site ends", async || {
             let site = self.site(id).await;
-            matches!(site.status, Status::Succeeded | Status::Failed).then_some(site)
+            matches!(site.status, Status::Succeeded | Status::Failed | Status::Skipped)
+                .then_some(site)
         })
         .await
     }
@@ -161,7 +163,8 @@ impl House {
     pub async fn ended(&self, url: &str) -> Page {
         within(PATIENCE, "the page ends", async || {
             let page = self.pages().await.into_iter().find(|page| page.url == url)?;
-            matches!(page.status, Status::Succeeded | Status::Failed).then_some(page)
+            matches!(page.status, Status::Succeeded | Status::Failed | Status::Skipped)
+                .then_some(page)
         })
         .await
     }
