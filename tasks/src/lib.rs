@@ -22,6 +22,7 @@ mod robots;
 mod routes;
 mod scrape;
 mod scraperapi;
+mod sitemap;
 mod sites;
 mod sweep;
 mod tables;

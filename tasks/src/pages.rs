@@ -261,6 +261,12 @@ pub struct Place {
     /// What its host asked for when the run began.
     #[serde(default)]
     pub robots: Option<Robots>,
+    /// Whether its site has other pages than its own.
+    #[serde(default)]
+    pub follows: Option<bool>,
+    /// How many pages a run of its site has.
+    #[serde(default)]
+    pub max_pages: Option<u32>,
 }
 
 /// What went wrong, for a row.
@@ -293,7 +299,9 @@ where pages.id = p.id and pages.run = p.run and pages.url = p.url
     and (status <> 'succeeded' or pages.task_id is distinct from p.task_id or site_id is null)
 returning site_id, depth, title,
     (select source from sites where sites.id = pages.site_id) as source,
-    (select robots from sites where sites.id = pages.site_id) as robots";
+    (select robots from sites where sites.id = pages.site_id) as robots,
+    (select max_depth > 0 from sites where sites.id = pages.site_id) as follows,
+    (select max_pages from sites where sites.id = pages.site_id) as max_pages";
 
 /// A site's run is under way once its own page is.
 const SITE_BEGINS: &str = "

@@ -11,6 +11,7 @@ use url::Url;
 pub(crate) const MAX_FILE_BYTES: usize = 500 * 1024;
 /// The largest shops have some hundred rules.
 const MAX_RULES: usize = 1000;
+const MAX_SITEMAPS: usize = 10;
 const MAX_PATTERN_BYTES: usize = 512;
 /// Together with the number of rules this bounds what one check can cost.
 const MAX_RULES_BYTES: usize = 32 * 1024;
@@ -24,6 +25,9 @@ pub struct Robots {
     rules: Vec<Rule>,
     /// Seconds between two pages, at most 300.
     pub crawl_delay_s: Option<f32>,
+    /// The sitemaps that the file names, whomever else it speaks to; at most 10.
+    #[serde(skip)]
+    pub sitemaps: Vec<Url>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,7 @@ impl Robots {
     pub fn parse(file: &str, user_agent: &str) -> Self {
         let us = user_agent.split(['/', ' ']).next().unwrap_or_default().to_ascii_lowercase();
         let (mut ours, mut all) = (None, None);
+        let mut sitemaps: Vec<Url> = Vec::new();
         // Which of the two the group at hand is for, and whether it is still naming crawlers.
         let (mut named, mut starred, mut naming) = (false, false, false);
         for line in file.trim_start_matches('\u{feff}').lines() {
@@ -58,6 +63,13 @@ impl Robots {
                 }
                 continue;
             }
+            if field == "sitemap" {
+                // Stands for itself, wherever it is.
+                if sitemaps.len() < MAX_SITEMAPS {
+                    sitemaps.extend(value.parse());
+                }
+                continue;
+            }
             naming = false;
             for group in [named.then_some(&mut ours), starred.then_some(&mut all)] {
                 if let Some(Some(robots)) = group {
@@ -65,7 +77,7 @@ impl Robots {
                 }
             }
         }
-        ours.or(all).unwrap_or_default()
+        Self { sitemaps, ..ours.or(all).unwrap_or_default() }
     }
 
     fn take(&mut self, field: &str, value: &str) {
@@ -200,6 +212,7 @@ mod tests {
         assert!(allows(file, "/a"));
         let robots = Robots::parse(file, "umbel/0.1.0");
         assert_eq!(robots.crawl_delay_s, Some(2.5));
+        assert_eq!(robots.sitemaps[0].as_str(), "https://example.com/sitemap.xml");
         assert!(!Robots::parse(file, "somebody").allow(&"https://a.b/all".parse().unwrap()));
         assert!(allows("", "/a") && allows("<html>not found</html>", "/a"));
     }

@@ -11,7 +11,7 @@
 //!
 //! No transaction is open while a page is fetched, and none while the broker is asked.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{collections::HashSet, ops::ControlFlow, time::Duration};
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -30,11 +30,12 @@ use crate::{
     politeness::Turn,
     robots::{MAX_FILE_BYTES, Robots},
     scraperapi::{Refused, ScraperApiOptions, Source},
+    sitemap,
     sweep::{EnqueueError, enqueue_pending},
 };
 
 /// As long as the slowest source may take for a page, and some more for the database.
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(100);
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(110);
 
 /// How long a host may take to say what it asks of visitors.
 pub(crate) const ROBOTS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -182,6 +183,17 @@ impl ScrapePage {
             fetched => fetched?,
         };
         fetched.page.links.retain(|link| robots.allow(link));
+        if depth == 0 && place.follows == Some(true) {
+            let home = &fetched.final_url;
+            let good = |url: &Url| url.origin() == home.origin() && robots.allow(url);
+            let wanted = place.max_pages.unwrap_or_default() as usize;
+            let named = &robots.sitemaps;
+            let found = sitemap::pages(&ctx.app().fetcher, home, named, wanted, good).await;
+            // Behind the links: where there are more than a run has places for, those come first.
+            let mut links: HashSet<Url> =
+                fetched.page.links.iter().chain([home]).cloned().collect();
+            fetched.page.links.extend(found.into_iter().filter(|url| links.insert(url.clone())));
+        }
         // A site is where its own page leads to: `http://example.com` may be at home on https.
         let home = if depth == 0 { &fetched.final_url } else { &self.url }.origin();
         let scraped = Scraped::new(fetched, &home);

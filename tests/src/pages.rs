@@ -45,10 +45,11 @@ impl Pages {
     }
 
     /// How often each path was asked for so far, those that do not exist included, and robots.txt
-    /// not: what is asked before the pages.
+    /// and sitemap.xml not, which are asked for besides the pages.
     pub fn hits(&self) -> BTreeMap<String, u64> {
         let mut hits = self.hits.lock().clone();
         hits.remove("/robots.txt");
+        hits.remove("/sitemap.xml");
         hits
     }
 

@@ -105,3 +105,54 @@ async fn a_host_that_wants_time_between_two_visits_has_it_and_no_attempt_is_spen
     assert!(house.pages().await.iter().all(|page| page.attempt == 1));
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_only_a_sitemap_names_are_found_within_the_limits_of_the_site() {
+    let at = std::sync::Arc::new(std::sync::OnceLock::<url::Url>::new());
+    let known = at.clone();
+    let here = move |path: &str| known.get().unwrap().join(path).unwrap().to_string();
+    let (rules, index, map) = (here.clone(), here.clone(), here);
+    let page = |title: &'static str| get(async move || Html(html(title, &[])));
+    let router = Router::new()
+        .route(
+            "/robots.txt",
+            get(async move || {
+                let index = rules("/maps/index");
+                format!("User-agent: *\nDisallow: /private/\nSitemap: {index}\n")
+            }),
+        )
+        .route(
+            "/maps/index",
+            get(async move || {
+                let all = [
+                    index("/maps/pages"),
+                    "http://169.254.169.254/map".into(),
+                    index("/maps/gone"),
+                ];
+                all.map(|map| format!("<sitemap><loc>{map}</loc></sitemap>")).concat()
+            }),
+        )
+        .route(
+            "/maps/pages",
+            get(async move || {
+                let pages = ["/a", "/private/b", "/a", "/c", "/d", "/e"].map(|page| map(page));
+                let all = [&pages[..], &["https://elsewhere.example/".to_owned()]].concat();
+                all.iter().map(|page| format!("<url><loc>{page}</loc></url>")).collect::<String>()
+            }),
+        )
+        .route("/", page("home"))
+        .route("/{page}", page("named"))
+        .route("/private/{page}", page("private"));
+    let web = Web::serve(router).await;
+    at.set(web.url.clone()).unwrap();
+    let house = House::start().await;
+    let worker = house.worker(2);
+    let put = house.put(web.url.as_str(), 1, 4).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!(site.pages, PageCounts { succeeded: 4, ..PageCounts::default() });
+    let mut urls: Vec<_> = house.pages().await.into_iter().map(|page| page.url).collect();
+    urls.sort_unstable();
+    assert_eq!(urls, ["", "a", "c", "d"].map(|path| web.at(path)));
+    worker.stop().await;
+}
