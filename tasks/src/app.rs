@@ -6,9 +6,13 @@ use anyhow::Context;
 use umbel::{Client, Db, Env, SettingsError, Setup};
 
 use crate::{
-    fetch::{AllowedPrivate, AllowedPrivateError, FetchSettings, Fetcher},
+    fetch::{FetchSettings, Fetcher},
+    ledger::Ledger,
     pages::Pages,
-    scrape::TIME_LIMIT,
+    politeness::Politeness,
+    scrape::{ROBOTS_TIMEOUT, TIME_LIMIT},
+    scraperapi::{ScraperApi, ScraperApiSettings, TIMEOUT},
+    sitemap,
     sites::Sites,
 };
 
@@ -19,6 +23,9 @@ pub struct App {
     pub sites: Sites,
     pub pages: Pages,
     pub fetcher: Fetcher,
+    pub(crate) scraperapi: Option<ScraperApi>,
+    pub ledger: Ledger,
+    pub(crate) politeness: Politeness,
     pub client: Client,
     pub settings: Settings,
 }
@@ -35,26 +42,44 @@ impl App {
     pub fn new(env: &Env, client: Client, db: Db) -> anyhow::Result<Self> {
         let settings = Settings::read(env)?;
         let fetcher = Fetcher::new(settings.fetch.clone()).context("pages could not be fetched")?;
+        let scraperapi = ScraperApi::new(settings.scraperapi.clone())
+            .context("scraperapi could not be asked")?;
+        let ledger = Ledger::new(db.clone());
+        let politeness = Politeness::default();
         let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
-        Ok(Self { db, sites, pages, fetcher, client, settings })
+        Ok(Self { db, sites, pages, fetcher, scraperapi, ledger, politeness, client, settings })
     }
 }
 
 /// What is left of a task's time limit for the database when a fetch took all of its own.
 const TIME_TO_STORE: Duration = Duration::from_secs(15);
+/// What a task does beside fetching its page.
+const AROUND_A_PAGE: Duration = Duration::from_secs(
+    ROBOTS_TIMEOUT.as_secs() + sitemap::TIMEOUT.as_secs() + TIME_TO_STORE.as_secs(),
+);
+const _: () = assert!(TIMEOUT.as_secs() + AROUND_A_PAGE.as_secs() <= TIME_LIMIT.as_secs());
 
 /// How often a site may be due: not so often that one run meets the next, and not so rarely that
 /// nobody remembers it. In seconds.
 pub(crate) const EVERY_S: RangeInclusive<u32> = 60..=30 * 24 * 60 * 60;
 
+const PAGES_KEPT: Duration = Duration::from_hours(90 * 24);
+/// Shorter than an hour would forget pages between two runs.
+const PAGES_KEPT_RANGE: RangeInclusive<Duration> =
+    Duration::from_hours(1)..=Duration::from_hours(3650 * 24);
+
 /// How the scraper works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// SCRAPE_USER_AGENT, SCRAPE_TIMEOUT, SCRAPE_MAX_BYTES, SCRAPE_MAX_REDIRECTS and
-    /// SCRAPE_ALLOW_PRIVATE, a list with commas.
+    /// SCRAPE_USER_AGENT, SCRAPE_TIMEOUT, SCRAPE_MAX_BYTES, SCRAPE_MAX_REDIRECTS, SCRAPE_MIN_RATE,
+    /// and SCRAPE_PORTS and SCRAPE_ALLOW_PRIVATE, which are lists with commas.
     pub fetch: FetchSettings,
     /// SITE_EVERY: how often a site is due that does not say so itself, in seconds. Default 1 h.
     pub site_every_s: u32,
+    /// SCRAPERAPI_KEY, SCRAPERAPI_URL and SCRAPERAPI_DAILY_CREDITS.
+    pub scraperapi: ScraperApiSettings,
+    /// PAGES_KEPT: how long a page is kept that no run finds any more. Default 90 days.
+    pub pages_kept: Duration,
 }
 
 impl Settings {
@@ -66,14 +91,16 @@ impl Settings {
             timeout: env.duration_or("SCRAPE_TIMEOUT", default.timeout)?,
             max_bytes: env.parse_or("SCRAPE_MAX_BYTES", default.max_bytes)?,
             max_redirects: env.parse_or("SCRAPE_MAX_REDIRECTS", default.max_redirects)?,
-            allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Hosts::default())?.0,
+            ports: env.parse_or("SCRAPE_PORTS", Listed(default.ports))?.0,
+            min_rate: env.parse_or("SCRAPE_MIN_RATE", default.min_rate)?,
+            allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Listed(Vec::new()))?.0,
         };
         fetch.check().map_err(|error| SettingsError::new(error.to_string()))?;
-        if fetch.timeout + TIME_TO_STORE > TIME_LIMIT {
+        let longest = TIME_LIMIT - AROUND_A_PAGE;
+        if fetch.timeout > longest {
             return Err(SettingsError::new(format!(
-                "SCRAPE_TIMEOUT must be at most {:?}, and is {:?}: the task that fetches has \
+                "SCRAPE_TIMEOUT must be at most {longest:?}, and is {:?}: the task that fetches has \
                  {TIME_LIMIT:?} in all, and stores the page in what is left",
-                TIME_LIMIT - TIME_TO_STORE,
                 fetch.timeout,
             )));
         }
@@ -84,19 +111,25 @@ impl Settings {
                 "SITE_EVERY must be from 60 s to 30 days, and is {site_every:?}"
             ))
         })?;
-        Ok(Self { fetch, site_every_s })
+        let pages_kept = env.duration_or("PAGES_KEPT", PAGES_KEPT)?;
+        if !PAGES_KEPT_RANGE.contains(&pages_kept) {
+            return Err(SettingsError::new(format!(
+                "PAGES_KEPT must be from 1 h to 3650 days, and is {pages_kept:?}"
+            )));
+        }
+        Ok(Self { fetch, site_every_s, scraperapi: ScraperApiSettings::read(env)?, pages_kept })
     }
 }
 
-#[derive(Default)]
-struct Hosts(Vec<AllowedPrivate>);
+/// A list with commas.
+struct Listed<T>(Vec<T>);
 
-impl FromStr for Hosts {
-    type Err = AllowedPrivateError;
+impl<T: FromStr> FromStr for Listed<T> {
+    type Err = T::Err;
 
-    fn from_str(text: &str) -> Result<Self, AllowedPrivateError> {
-        let hosts = text.split(',').map(str::trim).filter(|host| !host.is_empty());
-        hosts.map(str::parse).collect::<Result<_, _>>().map(Self)
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -123,6 +156,8 @@ mod tests {
             ("SCRAPE_USER_AGENT", "shop/1"),
             ("SCRAPE_TIMEOUT", "45s"),
             ("SCRAPE_MAX_BYTES", "4096"),
+            ("SCRAPE_PORTS", "80, 8080"),
+            ("SCRAPE_MIN_RATE", "1000"),
             ("SITE_EVERY", "30d"),
         ])
         .unwrap();
@@ -131,6 +166,7 @@ mod tests {
         assert_eq!(settings.fetch.user_agent, "shop/1");
         assert_eq!(settings.fetch.timeout, Duration::from_secs(45));
         assert_eq!(settings.fetch.max_bytes, 4096);
+        assert_eq!((settings.fetch.ports, settings.fetch.min_rate), (vec![80, 8080], 1000));
         assert_eq!(settings.site_every_s, 30 * 24 * 60 * 60);
     }
 
@@ -138,13 +174,18 @@ mod tests {
     fn a_setting_that_cannot_be_is_named() {
         for (name, value) in [
             ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1:8123,*"),
-            ("SCRAPE_TIMEOUT", "46s"),
+            ("SCRAPE_TIMEOUT", "76s"),
             ("SCRAPE_TIMEOUT", "soon"),
             ("SCRAPE_TIMEOUT", "99ms"),
             ("SCRAPE_MAX_BYTES", "many"),
             ("SCRAPE_MAX_BYTES", "1"),
             ("SCRAPE_MAX_REDIRECTS", "21"),
             ("SCRAPE_USER_AGENT", " "),
+            ("SCRAPE_PORTS", "80,http"),
+            ("SCRAPE_PORTS", "0"),
+            ("SCRAPE_PORTS", ","),
+            ("SCRAPE_MIN_RATE", "0"),
+            ("PAGES_KEPT", "59m"),
             ("SITE_EVERY", "59s"),
             ("SITE_EVERY", "31d"),
             ("SITE_EVERY", "9999999d"),

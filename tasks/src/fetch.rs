@@ -1,13 +1,16 @@
 //! Fetches one page of the open web and reads its metadata while it arrives, never the whole page
 //! in memory and never from an address that is not public.
 
+mod body;
 mod error;
 mod guard;
+#[cfg(test)]
+mod hostile;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use encoding_rs::Encoding;
@@ -16,12 +19,16 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
     redirect,
 };
-use url::Url;
+use ring::digest::{Context as Digest, SHA256};
+use url::{Host, Url};
 
-use self::guard::{PublicOnly, Reach};
+use self::{
+    body::Limits,
+    guard::{LookupError, PublicOnly, Reach},
+};
 pub use self::{
     error::FetchError,
-    guard::{AllowedPrivate, AllowedPrivateError, Refusal},
+    guard::{AllowedPrivate, AllowedPrivateError, Lookup, Refusal, SystemLookup},
     settings::{FetchSettings, FetchSettingsError},
 };
 use crate::metadata::{MetadataReader, Page};
@@ -29,6 +36,14 @@ use crate::metadata::{MetadataReader, Page};
 /// A worker meets a host a few times in a row, and thousands of hosts: keep little, and not for long.
 const MAX_IDLE_PER_HOST: usize = 2;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Twice what the largest honest hosts send, per block over HTTP/2; over HTTP/1 the client itself
+/// takes no more than 100 headers in 400 KB.
+const MAX_HEADER_BYTES: u32 = 64 * 1024;
+
+/// A name that takes longer is of a host that will too.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+const HTML: &str = "text/html,application/xhtml+xml";
 
 /// Fetches pages. Cheap to clone; the clones share their connections.
 #[derive(Clone, Debug)]
@@ -39,6 +54,17 @@ pub struct Fetcher {
     /// For hosts named by `allowed_private`. A client of its own, so that no connection it opens
     /// can serve a request that only `public` may make.
     private: Client,
+    resolver: PublicOnly,
+}
+
+/// How much of a page is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reading {
+    /// All of it, within the limits.
+    #[default]
+    Whole,
+    /// Its head: the transfer ends where that does. No links, and nothing else that bodies say.
+    Head,
 }
 
 /// A page that was fetched and read.
@@ -52,8 +78,21 @@ pub struct FetchedPage {
     pub page: Page,
     /// How many bytes of it were read, decompressed.
     pub bytes: usize,
-    /// Whether there was more of the page than was read, because of `max_bytes` or because it
-    /// needed too much memory.
+    /// SHA-256 of these bytes, in hexadecimal: the same for the same page, whole or cut alike.
+    pub content_hash: String,
+    /// Whether there was more of the page than was read, because of `max_bytes`, because it
+    /// needed too much memory, or because only its head was wanted.
+    pub truncated: bool,
+}
+
+/// A file that was fetched: robots.txt or a sitemap.
+#[derive(Clone, Debug)]
+pub struct FetchedFile {
+    /// Where it was in the end, after redirects.
+    pub final_url: Url,
+    /// How many bytes of it were read, decompressed from the transfer.
+    pub bytes: usize,
+    /// Whether there was more of it.
     pub truncated: bool,
 }
 
@@ -62,7 +101,16 @@ impl Fetcher {
     ///
     /// A rustls crypto provider must have been installed for the process; reqwest panics without.
     pub fn new(settings: FetchSettings) -> Result<Self, FetchSettingsError> {
+        Self::with_lookup(settings, Arc::new(SystemLookup))
+    }
+
+    /// As [`new`](Self::new), with a resolver other than the system's.
+    pub fn with_lookup(
+        settings: FetchSettings,
+        lookup: Arc<dyn Lookup>,
+    ) -> Result<Self, FetchSettingsError> {
         settings.check()?;
+        let resolver = PublicOnly(lookup);
         let client = || {
             Client::builder()
                 .user_agent(&settings.user_agent)
@@ -70,82 +118,169 @@ impl Fetcher {
                 .redirect(redirect::Policy::none())
                 // A proxy from the environment would resolve names itself, past the guard.
                 .no_proxy()
+                .http2_max_header_list_size(MAX_HEADER_BYTES)
                 .pool_max_idle_per_host(MAX_IDLE_PER_HOST)
                 .pool_idle_timeout(IDLE_TIMEOUT)
         };
         let build = |builder: ClientBuilder| builder.build().map_err(FetchSettingsError::Client);
-        let public = build(client().dns_resolver(PublicOnly))?;
+        let public = build(client().dns_resolver(resolver.clone()))?;
         // Where nothing private is allowed, there is no client that could reach it.
         let private =
             if settings.allowed_private.is_empty() { public.clone() } else { build(client())? };
-        Ok(Self { public, private, settings: Arc::new(settings) })
+        Ok(Self { public, private, resolver, settings: Arc::new(settings) })
     }
 
     /// Fetches the page at `url`, follows redirects and reads what arrives as it arrives.
     ///
     /// It ends within `timeout`, redirects included. Of its errors, those that
     /// [`FetchError::is_fatal`] will come again; the others may not.
-    pub async fn read_page(&self, url: &Url) -> Result<FetchedPage, FetchError> {
+    pub async fn read_page(&self, url: &Url, reading: Reading) -> Result<FetchedPage, FetchError> {
+        self.in_time(async {
+            let (url, response) = self.follow(url.clone(), HTML).await?;
+            read_html(url, response, Limits::of(&self.settings), reading).await
+        })
+        .await
+    }
+
+    /// Fetches a file of at most `max_bytes` under the same rules, and hands it to `take` as it
+    /// arrives, whatever its type.
+    pub async fn read_file(
+        &self,
+        url: &Url,
+        max_bytes: usize,
+        take: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<FetchedFile, FetchError> {
+        self.in_time(async {
+            let (final_url, response) = self.follow(url.clone(), "*/*").await?;
+            let response = success(response)?;
+            let limits = Limits { max_bytes, ..Limits::of(&self.settings) };
+            let taken = body::take(response, limits, take).await?;
+            Ok(FetchedFile { final_url, bytes: taken.bytes, truncated: taken.cut })
+        })
+        .await
+    }
+
+    /// Checks an address as a fetch would, without one: for what another network fetches for us.
+    pub(crate) async fn check_target(&self, url: &Url) -> Result<(), FetchError> {
+        let reach = guard::check(url, &self.settings.ports, &self.settings.allowed_private)?;
+        let (Reach::Public, Some(Host::Domain(name))) = (reach, url.host()) else {
+            return Ok(());
+        };
+        let looked_up = tokio::time::timeout(LOOKUP_TIMEOUT, self.resolver.addresses(name)).await;
+        match looked_up {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(LookupError::Refused(refusal))) => Err(refusal.into()),
+            Ok(Err(error)) => Err(FetchError::Unresolved(error.to_string())),
+            Err(_) => Err(FetchError::TimedOut { limit: LOOKUP_TIMEOUT }),
+        }
+    }
+
+    /// Reads a response that somebody else got for us, of the page at `url`.
+    pub(crate) async fn read_for(
+        &self,
+        url: Url,
+        response: Response,
+        limit: Duration,
+    ) -> Result<FetchedPage, FetchError> {
+        guard::check(&url, &self.settings.ports, &self.settings.allowed_private)?;
+        let reading = read_html(url, response, Limits::of(&self.settings), Reading::Whole);
+        match tokio::time::timeout(limit, reading).await {
+            Ok(page) => page,
+            Err(_) => Err(FetchError::TimedOut { limit }),
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        fetch: impl Future<Output = Result<T, FetchError>>,
+    ) -> Result<T, FetchError> {
         let limit = self.settings.timeout;
-        match tokio::time::timeout(limit, self.follow(url.clone())).await {
+        match tokio::time::timeout(limit, fetch).await {
             Ok(fetched) => fetched,
             Err(_) => Err(FetchError::TimedOut { limit }),
         }
     }
 
-    async fn follow(&self, mut url: Url) -> Result<FetchedPage, FetchError> {
+    /// The response at the end of the redirects, and where that is. Each hop is a request of its
+    /// own that knows nothing of the one before it: no cookie, no referrer, no credentials.
+    async fn follow(
+        &self,
+        mut url: Url,
+        accept: &'static str,
+    ) -> Result<(Url, Response), FetchError> {
         for _ in 0..=self.settings.max_redirects {
-            let response = self.get(&url).await?;
+            let response = self.get(&url, accept).await?;
             match redirect_target(&response, &url)? {
                 Some(target) => url = target,
-                None => return self.read(url, response).await,
+                None => return Ok((url, response)),
             }
         }
         Err(FetchError::TooManyRedirects { limit: self.settings.max_redirects })
     }
 
-    async fn get(&self, url: &Url) -> Result<Response, FetchError> {
-        let client = match guard::check(url, &self.settings.allowed_private)? {
+    async fn get(&self, url: &Url, accept: &'static str) -> Result<Response, FetchError> {
+        let reach = guard::check(url, &self.settings.ports, &self.settings.allowed_private)?;
+        let client = match reach {
             Reach::Public => &self.public,
             Reach::Private => &self.private,
         };
-        client
-            .get(url.clone())
-            .header(ACCEPT, "text/html,application/xhtml+xml")
-            .send()
-            .await
-            .map_err(FetchError::from_send)
+        let request = client.get(url.clone()).header(ACCEPT, accept);
+        let response = request.send().await.map_err(FetchError::from_send)?;
+        // The resolver gave public addresses only, so this says nothing new unless somebody finds
+        // a way around it.
+        let astray = |peer: SocketAddr| reach == Reach::Public && !guard::is_public(peer.ip());
+        if response.remote_addr().is_some_and(astray) {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            return Err(Refusal::NotPublic(host).into());
+        }
+        Ok(response)
     }
+}
 
-    async fn read(&self, url: Url, mut response: Response) -> Result<FetchedPage, FetchError> {
-        let status = response.status();
-        if !status.is_success() {
-            let retry_after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-            return Err(FetchError::Status {
-                status: status.as_u16(),
-                retry_after: retry_after.and_then(|value| error::retry_after(value, Utc::now())),
-            });
-        }
-        let mut reader = MetadataReader::new(&url, html_charset(response.headers())?);
-        let (mut bytes, mut truncated) = (0, false);
-        while let Some(chunk) = response.chunk().await.map_err(FetchError::broken)? {
-            let room = self.settings.max_bytes - bytes;
-            let taken = &chunk[..chunk.len().min(room)];
-            bytes += taken.len();
-            truncated = chunk.len() > room;
-            if reader.write(taken).is_break() || truncated {
-                break;
-            }
-        }
-        let page = reader.end();
-        Ok(FetchedPage {
-            status: status.as_u16(),
-            final_url: url,
-            truncated: truncated || !page.complete,
-            page,
-            bytes,
-        })
+/// Reads an HTML response.
+async fn read_html(
+    url: Url,
+    response: Response,
+    limits: Limits,
+    reading: Reading,
+) -> Result<FetchedPage, FetchError> {
+    let response = success(response)?;
+    let status = response.status().as_u16();
+    let charset = html_charset(response.headers())?;
+    let mut reader = MetadataReader::new(&url, charset).reading(reading);
+    let mut digest = Digest::new(&SHA256);
+    let taken = body::take(response, limits, |bytes| {
+        digest.update(bytes);
+        reader.write(bytes)
+    });
+    let taken = taken.await?;
+    let page = reader.end();
+    Ok(FetchedPage {
+        status,
+        final_url: url,
+        truncated: taken.cut || !page.complete,
+        page,
+        bytes: taken.bytes,
+        content_hash: digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect(),
+    })
+}
+
+/// The response, if its status says that it is what was asked for.
+fn success(response: Response) -> Result<Response, FetchError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
     }
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    Err(FetchError::Status {
+        status: status.as_u16(),
+        retry_after: retry_after.and_then(|value| error::retry_after(value, Utc::now())),
+    })
+}
+
+/// How long a `Retry-After` header asks to wait, from now on.
+pub(crate) fn seconds_of(retry_after: &str) -> Option<Duration> {
+    error::retry_after(retry_after, Utc::now())
 }
 
 /// Where the response sends us, if it does.

@@ -12,12 +12,17 @@ mod address;
 mod app;
 pub mod fetch;
 mod handover;
+mod ledger;
 mod listing;
 pub mod metadata;
 mod pages;
+mod politeness;
 mod prune;
+mod robots;
 mod routes;
 mod scrape;
+mod scraperapi;
+mod sitemap;
 mod sites;
 mod sweep;
 mod tables;
@@ -28,11 +33,14 @@ use umbel::{Application, Env, Registry, RegistryError, SettingsError, Timetable,
 
 pub use app::{App, Settings};
 pub use handover::{Silent, Wanted};
+pub use ledger::{Ledger, Reserved, SourceStatus, Stopped};
 pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
 pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
-pub use prune::{PruneSteps, Pruned};
+pub use prune::{PrunePages, PruneSteps, Pruned, PrunedPages};
+pub use robots::Robots;
 pub use routes::routes;
 pub use scrape::{ScrapePage, ScrapedPage};
+pub use scraperapi::{ScraperApiOptions, ScraperApiSettings, Source};
 pub use sites::{Put, SiteOptions, Sites};
 pub use sweep::{SweepSites, Swept};
 pub use tables::{MIGRATIONS, Status};
@@ -53,6 +61,7 @@ pub fn registry() -> Result<Registry<App>, RegistryError> {
         .register::<SweepSites>()
         .register::<ScrapePage>()
         .register::<PruneSteps>()
+        .register::<PrunePages>()
         .build()
 }
 
@@ -77,6 +86,7 @@ pub fn timetable(env: &Env) -> anyhow::Result<Timetable> {
     Ok(Timetable::new()
         .entry("sweep-sites", every(sweep_every), SweepSites {})
         .entry("prune-steps", every(PRUNE_EVERY), PruneSteps {})
+        .entry("prune-pages", every(PRUNE_EVERY), PrunePages {})
         .build()?)
 }
 
@@ -100,13 +110,18 @@ mod tests {
     }
 
     #[test]
-    fn the_steps_of_tasks_are_pruned_daily() {
+    fn steps_of_tasks_and_old_pages_are_pruned_daily() {
         let timetable = timetable(&Env::default()).unwrap();
         let entries = timetable.entries().iter();
         let shown: Vec<_> = entries
             .map(|entry| format!("{} {} {}", entry.name, entry.schedule, entry.task.task))
             .collect();
-        assert_eq!(shown, ["sweep-sites every 5m sites.sweep", "prune-steps every 1d steps.prune"]);
+        let expected = [
+            "sweep-sites every 5m sites.sweep",
+            "prune-steps every 1d steps.prune",
+            "prune-pages every 1d pages.prune",
+        ];
+        assert_eq!(shown, expected);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use umbel::StoreError;
 use utoipa::ToSchema;
 
-use crate::{pages::Pages, sites::Sites, tables::Status};
+use crate::{pages::Pages, scraperapi::Source, sites::Sites, tables::Status};
 
 /// A site and how it stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -27,6 +27,10 @@ pub struct Site {
     pub last_scraped_at: Option<DateTime<Utc>>,
     /// Why its own page could not be read.
     pub error: Option<String>,
+    /// One word for that, such as `timeout`.
+    pub error_class: Option<String>,
+    /// How it is fetched.
+    pub source: Source,
     /// How the pages of its latest run stand.
     pub pages: PageCounts,
 }
@@ -39,6 +43,7 @@ pub struct PageCounts {
     pub running: u64,
     pub succeeded: u64,
     pub failed: u64,
+    pub skipped: u64,
 }
 
 /// A page as it is shown.
@@ -56,6 +61,8 @@ pub struct Page {
     pub attempt: u32,
     /// Why the last attempt failed.
     pub error: Option<String>,
+    /// One word for that, such as `timeout`.
+    pub error_class: Option<String>,
     pub task_id: Option<String>,
     pub queued_at: Option<DateTime<Utc>>,
     pub started_at: Option<DateTime<Utc>>,
@@ -71,6 +78,26 @@ pub struct Page {
     #[schema(value_type = Option<Vec<Object>>)]
     pub icons: Option<Value>,
     pub json_ld_types: Option<Vec<String>>,
+    /// Where it was in the end, after redirects.
+    pub final_url: Option<String>,
+    /// SHA-256 of what was read of it.
+    pub content_hash: Option<String>,
+    pub language_guess: Option<String>,
+    pub charset: Option<String>,
+    pub generator: Option<String>,
+    /// `href`, `type` and `title` of each.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub feeds: Option<Value>,
+    /// `href` and `language` of each.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub alternates: Option<Value>,
+    pub microdata_types: Option<Vec<String>>,
+    /// `kind`, `type` and `properties` of each organisation, product and article.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub things: Option<Value>,
+    /// `emails`, `phones` and `social`.
+    #[schema(value_type = Option<Object>)]
+    pub contacts: Option<Value>,
     pub robots: Option<String>,
     pub links_internal: Option<u32>,
     pub links_external: Option<u32>,
@@ -151,13 +178,15 @@ with p as materialized (
     select * from jsonb_to_record({params}) as p (id bigint, after bigint, \"limit\" int)
 )
 select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_at, error,
+    error_class, source,
     (
         select jsonb_build_object(
             'pending', count(*) filter (where pages.status = 'pending'),
             'queued', count(*) filter (where pages.status = 'queued'),
             'running', count(*) filter (where pages.status = 'running'),
             'succeeded', count(*) filter (where pages.status = 'succeeded'),
-            'failed', count(*) filter (where pages.status = 'failed')
+            'failed', count(*) filter (where pages.status = 'failed'),
+            'skipped', count(*) filter (where pages.status = 'skipped')
         )
         from pages where pages.site_id = s.id and pages.run >= s.run
     ) as pages

@@ -1,10 +1,14 @@
 //! Reads the metadata of one HTML page while it streams by, in bounded memory.
 
 mod collector;
+mod contacts;
 mod json_ld;
+mod language;
+mod microdata;
 #[cfg(test)]
 mod tests;
 mod text;
+mod things;
 
 use std::{
     cell::Cell,
@@ -23,7 +27,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::collector::Collector;
+use self::collector::{Collector, Ends};
+pub use self::{
+    contacts::Contacts,
+    things::{Kind, Thing},
+};
+use crate::fetch::Reading;
 
 /// What a page says about itself. Every text and list in it is bounded.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,14 +46,32 @@ pub struct PageMetadata {
     pub canonical: Option<Url>,
     /// `<html lang>`, such as `de-CH`.
     pub language: Option<String>,
+    /// The language of its text as a guess, where there is enough of it and no doubt: the three
+    /// letters of ISO 639-3, such as `deu`.
+    pub language_guess: Option<String>,
+    /// The charset that it was decoded with, such as `UTF-8` or `windows-1252`.
+    pub charset: Option<String>,
+    /// `<meta name="generator">`, at most 128 bytes.
+    pub generator: Option<String>,
     /// Open Graph properties (`og:title`, `article:author`, …); the first value wins.
     pub open_graph: BTreeMap<String, String>,
     /// Twitter card properties (`twitter:card`, …); the first value wins.
     pub twitter: BTreeMap<String, String>,
     /// The icons the page offers, in its order.
     pub icons: Vec<Icon>,
+    /// The feeds it offers, at most 8.
+    pub feeds: Vec<Feed>,
+    /// The same page in other languages, at most 64.
+    pub alternates: Vec<Alternate>,
     /// The names of the types in its JSON-LD scripts, sorted, each once.
     pub json_ld_types: Vec<String>,
+    /// The types of its microdata, as addresses, sorted, each once, at most 32.
+    pub microdata_types: Vec<String>,
+    /// The organisations, products and articles that its JSON-LD and its microdata tell of, at
+    /// most 16.
+    pub things: Vec<Thing>,
+    /// How to reach who is behind it.
+    pub contacts: Contacts,
     /// `<meta name="robots">`, such as `noindex, nofollow`.
     pub robots: Option<String>,
     /// How many links the page has.
@@ -60,6 +87,27 @@ pub struct Icon {
     pub rel: String,
     /// Its sizes in pixels as the page gives them, such as `32x32` or `any`.
     pub sizes: Option<String>,
+}
+
+/// A feed of a page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Feed {
+    /// Where it is.
+    pub href: Url,
+    /// Its type: `application/rss+xml`, `application/atom+xml` or `application/feed+json`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its title as the page gives it.
+    pub title: Option<String>,
+}
+
+/// The same page in another language, or for those who speak none of them (`x-default`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Alternate {
+    /// Where it is.
+    pub href: Url,
+    /// `hreflang`, such as `de-CH`.
+    pub language: String,
 }
 
 /// How many `http` and `https` links a page has. Links to a place in the page itself do not count.
@@ -99,10 +147,20 @@ const BLOCK_BYTES: usize = 4096;
 /// and little enough for dozens of pages at once in a small container.
 const MAX_PARSER_BYTES: usize = 2 << 20;
 
-/// The elements that say something. An `<svg>` has titles of its own.
-const ELEMENTS: &str = "html[lang], base[href], body, svg, title, meta[content], \
-    link[rel][href], a[href], area[href], script[type^='application/ld+json' i]";
-const TEXTS: &str = "title, script[type^='application/ld+json' i]";
+/// The elements that say something. An `<svg>` has titles of its own. Microdata is looked for on
+/// the elements that usually bear it and not on all: an attribute that is asked for is held in
+/// memory as a whole, and the `src` of a picture may be the picture.
+const ELEMENTS: &str = "html[lang], head, base[href], body, svg, title, meta[content], \
+    link[rel][href], a[href], area[href], script[type^='application/ld+json' i], \
+    html[itemscope], body[itemscope], main[itemscope], article[itemscope], section[itemscope], \
+    div[itemscope], span[itemscope], ul[itemscope], ol[itemscope], li[itemscope], p[itemscope], \
+    tr[itemscope], dl[itemscope], footer[itemscope], header[itemscope], \
+    meta[itemprop], link[itemprop], a[itemprop], time[itemprop], data[itemprop], div[itemprop], \
+    span[itemprop], p[itemprop], h1[itemprop], h2[itemprop], h3[itemprop], li[itemprop], \
+    td[itemprop], dd[itemprop], strong[itemprop], b[itemprop], em[itemprop], address[itemprop]";
+/// Text of the body is for the guess of its language and for microdata.
+const TEXTS: &str = "title, script[type^='application/ld+json' i], p, h1, h2, h3, li, dd, td, \
+    div[itemprop], span[itemprop], strong[itemprop], b[itemprop], em[itemprop], address[itemprop]";
 
 /// Writes the page to nowhere: it is only read.
 type Parser = send::HtmlRewriter<'static, fn(&[u8])>;
@@ -117,6 +175,7 @@ pub struct MetadataReader {
     decoder: Option<Decoder>,
     block: Vec<u8>,
     block_bytes: usize,
+    reading: Reading,
     text: String,
     /// `None` once the page took too much memory.
     rewriter: Option<Parser>,
@@ -142,7 +201,10 @@ impl MetadataReader {
                 MemorySettings::new().with_max_allowed_memory_usage(MAX_PARSER_BYTES),
             )
             .append_element_content_handler(element!(ELEMENTS, move |element: &mut _| {
-                lock(&elements).element(element);
+                let ends = lock(&elements).element(element);
+                if let Some(ends) = ends {
+                    at_its_end(element, ends, &elements);
+                }
                 Ok(())
             }))
             .append_element_content_handler(text!(TEXTS, move |chunk| {
@@ -154,14 +216,20 @@ impl MetadataReader {
             decoder: None,
             block: Vec::with_capacity(block_bytes),
             block_bytes,
+            reading: Reading::Whole,
             text: String::new(),
             rewriter: Some(HtmlRewriter::new(settings, |_: &[u8]| {})),
             collector,
         }
     }
 
-    /// Reads on. `Break` says that nothing more will be read, because the page needs more memory
-    /// than a page may take.
+    /// The same reader, for as much of the page.
+    pub fn reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
+    }
+
+    /// Reads on. `Break` says that nothing more needs to be read: the page takes more memory than
+    /// a page may, or only its head is wanted and has ended.
     pub fn write(&mut self, mut bytes: &[u8]) -> ControlFlow<()> {
         if self.rewriter.is_none() {
             return ControlFlow::Break(());
@@ -173,6 +241,9 @@ impl MetadataReader {
             bytes = later;
             if self.block.len() == self.block_bytes {
                 self.parse_block(false)?;
+                if self.reading == Reading::Head && lock(&self.collector).head_is_over() {
+                    return ControlFlow::Break(());
+                }
             }
         }
         ControlFlow::Continue(())
@@ -182,9 +253,13 @@ impl MetadataReader {
     pub fn end(mut self) -> Page {
         let complete = self.parse_block(true).is_continue();
         drop(self.rewriter);
+        let charset = self.decoder.map(|decoder| decoder.encoding().name().to_owned());
         let collector =
             Arc::into_inner(self.collector).expect("the rewriter, its other owner, is gone");
-        collector.into_inner().unwrap_or_else(PoisonError::into_inner).page(complete)
+        let collector = collector.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut page = collector.page(complete);
+        page.metadata.charset = charset;
+        page
     }
 
     fn parse_block(&mut self, last: bool) -> ControlFlow<()> {
@@ -219,6 +294,18 @@ impl fmt::Debug for MetadataReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetadataReader").field("charset", &self.charset).finish_non_exhaustive()
     }
+}
+
+/// Tells the collector when the element ends; one that has no end tag has ended already.
+fn at_its_end(element: &mut send::Element<'_, '_>, ends: Ends, collector: &Arc<Mutex<Collector>>) {
+    let Some(handlers) = element.end_tag_handlers() else {
+        return lock(collector).ended(ends);
+    };
+    let collector = collector.clone();
+    handlers.push(Box::new(move |_| {
+        lock(&collector).ended(ends);
+        Ok(())
+    }));
 }
 
 fn lock(collector: &Mutex<Collector>) -> MutexGuard<'_, Collector> {

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use umbel::{Db, StoreError, TaskId};
 use url::Url;
 
-use crate::{fetch::FetchedPage, metadata::PageMetadata, sites, tables::reset_page};
+use crate::{
+    fetch::FetchedPage, metadata::PageMetadata, robots::Robots, scraperapi::Source, sites,
+    tables::reset_page,
+};
 
 /// The pages, in Postgres.
 #[derive(Clone, Debug)]
@@ -42,6 +45,8 @@ pub struct Scraped {
     pub http_status: u16,
     pub bytes: usize,
     pub truncated: bool,
+    pub final_url: Url,
+    pub content_hash: String,
     pub metadata: PageMetadata,
     /// Further pages of the same site, in the order of the page.
     pub links: Vec<Url>,
@@ -51,9 +56,10 @@ impl Scraped {
     /// What was fetched, with only those of its links that lie on the site of `origin`: a page may
     /// redirect to a site that nobody asked for.
     pub fn new(fetched: FetchedPage, origin: &url::Origin) -> Self {
-        let FetchedPage { status, page, bytes, truncated, .. } = fetched;
+        let FetchedPage { status, final_url, page, bytes, content_hash, truncated } = fetched;
         let links = page.links.into_iter().filter(|link| link.origin() == *origin).collect();
-        Self { http_status: status, bytes, truncated, metadata: page.metadata, links }
+        let metadata = page.metadata;
+        Self { http_status: status, bytes, truncated, final_url, content_hash, metadata, links }
     }
 }
 
@@ -137,24 +143,80 @@ impl Pages {
     }
 
     /// Says why this attempt came to nothing; the page waits for the next one.
-    pub async fn again(&self, attempt: &Attempt<'_>, error: &str) -> Result<(), StoreError> {
+    pub async fn again(
+        &self,
+        attempt: &Attempt<'_>,
+        trouble: Trouble<'_>,
+    ) -> Result<(), StoreError> {
         #[derive(Serialize)]
         struct Params<'a> {
             #[serde(flatten)]
             attempt: &'a Attempt<'a>,
-            error: &'a str,
+            #[serde(flatten)]
+            trouble: Trouble<'a>,
         }
-        self.db.execute(AGAIN, &Params { attempt, error }).await.map(drop)
+        self.db.execute(AGAIN, &Params { attempt, trouble }).await.map(drop)
+    }
+
+    /// Whether the page is still one of that run, in the hands of another task by now.
+    pub async fn is_another_ones(&self, attempt: &Attempt<'_>) -> Result<bool, StoreError> {
+        #[derive(Deserialize)]
+        struct Found {
+            found: bool,
+        }
+        let found: Option<Found> = self.db.row(ANOTHER_ONES, attempt).await?;
+        Ok(found.is_some_and(|it| it.found))
+    }
+
+    /// Ends a page that need not or must not be read.
+    pub async fn skip(
+        &self,
+        attempt: &Attempt<'_>,
+        site_id: Option<i64>,
+        trouble: Trouble<'_>,
+    ) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            attempt: &'a Attempt<'a>,
+            #[serde(flatten)]
+            trouble: Trouble<'a>,
+        }
+        let params = Params { attempt, trouble };
+        self.db
+            .transaction(async |tx| {
+                if let Some(site) = site_id {
+                    sites::lock(tx, site).await?;
+                }
+                tx.execute(SKIP, &params).await?;
+                match site_id {
+                    Some(site) => sites::close(tx, site).await,
+                    None => Ok(()),
+                }
+            })
+            .await
+    }
+
+    /// Keeps what the host of a site asks of its visitors, for the pages of this run.
+    pub async fn keep_robots(&self, site: i64, robots: &Robots) -> Result<(), StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            site: i64,
+            robots: &'a Robots,
+        }
+        self.db.execute(KEEP_ROBOTS, &Params { site, robots }).await.map(drop)
     }
 
     /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
-    /// yet and at this address.
+    /// yet and at this address. Without a class that of its last attempt stays,
+    /// or it is `task`: its task ended by an accident of its own.
     pub async fn fail(
         &self,
         page: PageRun,
         task_id: Option<&TaskId>,
         url: Option<&str>,
         error: &str,
+        error_class: Option<&str>,
     ) -> Result<(), StoreError> {
         #[derive(Serialize)]
         struct Params<'a> {
@@ -163,12 +225,13 @@ impl Pages {
             task_id: Option<&'a TaskId>,
             url: Option<&'a str>,
             error: &'a str,
+            error_class: Option<&'a str>,
         }
         #[derive(Deserialize)]
         struct Of {
             site_id: Option<i64>,
         }
-        let params = Params { page, task_id, url, error };
+        let params = Params { page, task_id, url, error, error_class };
         self.db
             .transaction(async |tx| {
                 let of: Option<Of> = tx.row(SITE_OF, &page.id).await?;
@@ -192,6 +255,28 @@ pub struct Place {
     pub site_id: Option<i64>,
     pub depth: u32,
     pub title: Option<String>,
+    /// How its site is fetched.
+    #[serde(default)]
+    pub source: Option<Source>,
+    /// What its host asked for when the run began.
+    #[serde(default)]
+    pub robots: Option<Robots>,
+    /// Whether its site has other pages than its own.
+    #[serde(default)]
+    pub follows: Option<bool>,
+    /// How many pages a run of its site has.
+    #[serde(default)]
+    pub max_pages: Option<u32>,
+}
+
+/// What went wrong, for a row.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Trouble<'a> {
+    pub error: &'a str,
+    /// One word for it.
+    pub error_class: Option<&'a str>,
+    /// The status that the host answered with.
+    pub error_status: Option<u16>,
 }
 
 const ADOPT: &str = "
@@ -208,11 +293,15 @@ with p as materialized (
 )
 update pages set
     status = 'running', attempt = p.attempt, task_id = p.task_id, queued_at = p.queued_at,
-    started_at = now(), finished_at = null, updated_at = now()
+    error_class = null, started_at = now(), finished_at = null, updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and pages.url = p.url
     and (status <> 'succeeded' or pages.task_id is distinct from p.task_id or site_id is null)
-returning site_id, depth, title";
+returning site_id, depth, title,
+    (select source from sites where sites.id = pages.site_id) as source,
+    (select robots from sites where sites.id = pages.site_id) as robots,
+    (select max_depth > 0 from sites where sites.id = pages.site_id) as follows,
+    (select max_pages from sites where sites.id = pages.site_id) as max_pages";
 
 /// A site's run is under way once its own page is.
 const SITE_BEGINS: &str = "
@@ -231,16 +320,20 @@ const SUCCEED: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
         as p (id bigint, run bigint, task_id text, attempt int, http_status int, bytes int,
-              truncated bool, metadata jsonb)
+              truncated bool, final_url text, content_hash text, metadata jsonb)
 )
 update pages set
-    status = 'succeeded', attempt = p.attempt, error = null, finished_at = now(),
+    status = 'succeeded', attempt = p.attempt, error = null, error_class = null, finished_at = now(),
     updated_at = now(), http_status = p.http_status, bytes = p.bytes, truncated = p.truncated,
     title = metadata->>'title', description = metadata->>'description',
     canonical = metadata->>'canonical', language = metadata->>'language',
     open_graph = metadata->'open_graph', twitter = metadata->'twitter',
     icons = metadata->'icons', json_ld_types = metadata->'json_ld_types',
-    robots = metadata->>'robots',
+    robots = metadata->>'robots', final_url = p.final_url, content_hash = p.content_hash,
+    language_guess = metadata->>'language_guess', charset = metadata->>'charset',
+    generator = metadata->>'generator', feeds = metadata->'feeds',
+    alternates = metadata->'alternates', microdata_types = metadata->'microdata_types',
+    things = metadata->'things', contacts = metadata->'contacts',
     links_internal = (metadata->'link_counts'->>'internal')::bigint,
     links_external = (metadata->'link_counts'->>'external')::bigint,
     links_nofollow = (metadata->'link_counts'->>'nofollow')::bigint
@@ -284,22 +377,53 @@ const FOLLOW: &str = concat!(
 const AGAIN: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (id bigint, run bigint, task_id text, attempt int, error text)
+        as p (id bigint, run bigint, task_id text, attempt int, error text, error_class text,
+              error_status int)
 )
-update pages set status = 'queued', error = p.error, updated_at = now()
+update pages set
+    status = 'queued', error = p.error, error_class = p.error_class,
+    http_status = coalesce(p.error_status, pages.http_status), updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
     and pages.attempt = p.attempt and status = 'running'";
+
+const SKIP: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params})
+        as p (id bigint, run bigint, task_id text, error text, error_class text)
+)
+update pages set
+    status = 'skipped', error = p.error, error_class = p.error_class, finished_at = now(),
+    updated_at = now()
+from p
+where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
+    and status <> 'succeeded'";
+
+const KEEP_ROBOTS: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params}) as p (site bigint, robots jsonb)
+)
+update sites set robots = p.robots, updated_at = now() from p where sites.id = p.site";
+
+const ANOTHER_ONES: &str = "
+with p as materialized (
+    select * from jsonb_to_record({params}) as p (id bigint, run bigint, task_id text)
+)
+select exists (
+    select from pages, p
+    where pages.id = p.id and pages.run = p.run and pages.task_id <> p.task_id
+) as found";
 
 const SITE_OF: &str = "select site_id from pages where id = ({params})::bigint";
 
 const FAIL: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (id bigint, run bigint, task_id text, url text, error text)
+        as p (id bigint, run bigint, task_id text, url text, error text, error_class text)
 )
 update pages set
-    status = 'failed', error = p.error, task_id = coalesce(pages.task_id, p.task_id),
+    status = 'failed', error = p.error,
+    error_class = coalesce(p.error_class, pages.error_class, 'task'), task_id = coalesce(pages.task_id, p.task_id),
     finished_at = now(), updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and status <> 'succeeded'

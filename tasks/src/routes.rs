@@ -8,6 +8,7 @@ use axum::{
     http::StatusCode,
     response::IntoResponse,
 };
+use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 use umbel::{FieldError, JsonBody, Problem, StoreError};
@@ -18,7 +19,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     App, SweepSites, address,
     app::EVERY_S,
+    ledger::SourceStatus,
     listing::{Page, PageFilter, Site, SiteFilter},
+    scraperapi::Source,
     sites::SiteOptions,
     tables::Status,
 };
@@ -38,6 +41,7 @@ pub fn routes(app: App) -> OpenApiRouter {
     OpenApiRouter::new()
         .routes(routes!(create_site, list_sites))
         .routes(routes!(list_pages))
+        .routes(routes!(list_sources))
         .with_state(app)
 }
 
@@ -54,6 +58,14 @@ struct NewSite {
     max_pages: Option<u32>,
     /// How often it is due, in seconds: 60 to 2 592 000, 30 days.
     every_s: Option<u32>,
+    /// How it is fetched: `"direct"`, the default, or `{"scraperapi": {"render": true}}`.
+    source: Option<Source>,
+}
+
+/// The sources that cost something, by name.
+#[derive(Debug, Serialize, ToSchema)]
+struct SourceList {
+    sources: Vec<SourceStatus>,
 }
 
 /// The sites, by id.
@@ -165,9 +177,24 @@ async fn list_pages(
     Ok(Json(PageList { pages }))
 }
 
+/// The sources that cost something: what they cost today, and whether one is stopped
+#[utoipa::path(
+    get,
+    path = "/sources",
+    tag = "scraper",
+    responses(
+        (status = 200, body = SourceList),
+        (status = "default", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list_sources(State(app): State<App>) -> Result<Json<SourceList>, Problem> {
+    let sources = app.ledger.list(Utc::now()).await.map_err(store_problem)?;
+    Ok(Json(SourceList { sources }))
+}
+
 /// Checks what somebody wants, and says all that is wrong with it.
 fn options(new: NewSite) -> Result<SiteOptions, Problem> {
-    let NewSite { mut url, max_depth, max_pages, every_s } = new;
+    let NewSite { mut url, max_depth, max_pages, every_s, source } = new;
     // What comes after it is a place in the page, and no other page.
     url.set_fragment(None);
     let mut errors = Vec::new();
@@ -184,8 +211,13 @@ fn options(new: NewSite) -> Result<SiteOptions, Problem> {
             errors.push(FieldError::new(field, rule));
         }
     }
+    if let Some(Source::ScraperApi(options)) = &source
+        && let Err(rule) = options.check()
+    {
+        errors.push(FieldError::new("source", rule));
+    }
     if errors.is_empty() {
-        return Ok(SiteOptions { url, max_depth, max_pages, every_s });
+        return Ok(SiteOptions { url, max_depth, max_pages, every_s, source });
     }
     let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY).detail("a site cannot be so");
     Err(errors.into_iter().fold(problem, Problem::error))
@@ -217,7 +249,13 @@ mod tests {
     use super::*;
 
     fn new(url: &str) -> NewSite {
-        NewSite { url: url.parse().unwrap(), max_depth: None, max_pages: None, every_s: None }
+        NewSite {
+            url: url.parse().unwrap(),
+            max_depth: None,
+            max_pages: None,
+            every_s: None,
+            source: None,
+        }
     }
 
     /// What is wrong, as the caller reads it.

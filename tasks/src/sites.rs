@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use umbel::{Db, StoreError, Tx};
 use url::Url;
 
-use crate::tables::reset_page;
+use crate::{scraperapi::Source, tables::reset_page};
 
 /// How many sites one statement claims: a moment of work, so that a sweep beside it never waits.
 const CLAIM_BATCH: u64 = 100;
@@ -26,6 +26,8 @@ pub struct SiteOptions {
     pub max_pages: Option<u32>,
     /// How often it is due, in seconds. Default: as the settings say.
     pub every_s: Option<u32>,
+    /// How it is fetched. Default by us.
+    pub source: Option<Source>,
 }
 
 /// A site that was put into the table.
@@ -97,15 +99,17 @@ pub(crate) async fn close(tx: &mut Tx, site: i64) -> Result<(), StoreError> {
 const PUT: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (url text, max_depth int, max_pages int, every_s int, default_every_s int)
+        as p (url text, max_depth int, max_pages int, every_s int, default_every_s int, source jsonb)
 )
-insert into sites as s (url, max_depth, max_pages, every_s)
-select url, coalesce(max_depth, 3), coalesce(max_pages, 100), coalesce(every_s, default_every_s)
+insert into sites as s (url, max_depth, max_pages, every_s, source)
+select url, coalesce(max_depth, 3), coalesce(max_pages, 100), coalesce(every_s, default_every_s),
+    coalesce(source, '\"direct\"')
 from p
 on conflict (url) do update set
     max_depth = coalesce((select max_depth from p), s.max_depth),
     max_pages = coalesce((select max_pages from p), s.max_pages),
     every_s = coalesce((select every_s from p), s.every_s),
+    source = coalesce((select source from p), s.source),
     status = case when s.status in ('queued', 'running') then s.status else 'pending' end,
     next_due = now(),
     updated_at = now()
@@ -141,7 +145,7 @@ const CLAIM: &str = concat!(
         update sites set
             run = greatest(run + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint),
             next_due = now() + make_interval(secs => every_s),
-            status = 'queued', attempt = 0, error = null, updated_at = now()
+            status = 'queued', attempt = 0, error = null, error_class = null, updated_at = now()
         from due where sites.id = due.id
         returning sites.id, url, run
     )
@@ -153,7 +157,8 @@ const CLAIM: &str = concat!(
 
 const CLOSE: &str = "
 update sites set
-    status = own.status, error = own.error, attempt = own.attempt,
+    status = own.status, error = own.error, error_class = own.error_class,
+    attempt = own.attempt,
     last_scraped_at = now(), updated_at = now()
 from pages own
 where sites.id = ({params})::bigint

@@ -91,7 +91,7 @@ pub(crate) async fn enqueue_pending(
         for Wanted { page, url } in pending {
             match address(&url) {
                 Ok(url) => tasks.push((page, ScrapePage { url, page: Some(page) })),
-                Err(error) => pages.fail(page, None, Some(&url), &error).await?,
+                Err(error) => pages.fail(page, None, Some(&url), &error, Some("address")).await?,
             }
         }
         // A crash before this line: nobody has enqueued them. After it: they are enqueued, and
@@ -164,13 +164,13 @@ async fn repair(pages: &Pages, client: &Client) -> Result<u64, EnqueueError> {
                     let error = record.error.unwrap_or_else(|| {
                         format!("its task {} without a trace here", record.state)
                     });
-                    pages.fail(page.page, Some(&page.task_id), None, &error).await?;
+                    pages.fail(page.page, Some(&page.task_id), None, &error, None).await?;
                     repaired += 1;
                 }
                 Some(_) => alive.push((page.page, &page.task_id)),
                 None if page.alone => {
                     let error = "the broker has lost its task";
-                    pages.fail(page.page, Some(&page.task_id), None, error).await?;
+                    pages.fail(page.page, Some(&page.task_id), None, error, Some("lost")).await?;
                     repaired += 1;
                 }
                 None => lost.push((page.page, &page.task_id)),

@@ -5,8 +5,10 @@ use umbel::Migration;
 use utoipa::ToSchema;
 
 /// The tables of the scraper. Postgres 15 is the oldest that takes them.
-pub const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "sites and pages", sql: SITES_AND_PAGES }];
+pub const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "sites and pages", sql: SITES_AND_PAGES },
+    Migration { version: 2, name: "sources, and more of pages", sql: SOURCES },
+];
 
 /// Rows may be written by hand too (`insert into sites (url) values (…)`), so that everything but
 /// the address has a default, and what no row may be is refused here.
@@ -70,6 +72,45 @@ create index pages_by_site on pages (site_id, id);
 create index pages_by_status on pages (status, id);
 ";
 
+/// `source` is how a site is fetched, and of a page how it was. `error_class` is one word for the
+/// error. Credits are counted per day of UTC.
+const SOURCES: &str = "
+alter table sites
+    drop constraint sites_status_check,
+    add constraint sites_status_check check
+        (status in ('pending', 'queued', 'running', 'succeeded', 'failed', 'skipped')),
+    add column robots jsonb,
+    add column source jsonb not null default '\"direct\"',
+    add column error_class text;
+alter table pages
+    drop constraint pages_status_check,
+    add constraint pages_status_check check
+        (status in ('pending', 'queued', 'running', 'succeeded', 'failed', 'skipped')),
+    add column error_class text,
+    add column final_url text,
+    add column content_hash text,
+    add column language_guess text,
+    add column charset text,
+    add column generator text,
+    add column feeds jsonb,
+    add column alternates jsonb,
+    add column microdata_types jsonb,
+    add column things jsonb,
+    add column contacts jsonb;
+create table sources (
+    name text primary key,
+    stopped_until timestamptz,
+    stopped_why text
+);
+create table credits (
+    source text not null,
+    day date not null,
+    spent bigint not null,
+    requests bigint not null,
+    primary key (source, day)
+);
+";
+
 /// Where a site or a page stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +125,9 @@ pub enum Status {
     Succeeded,
     /// Given up, for the reason in `error`. Of a site: its own page could not be read.
     Failed,
+    /// Not read, and rightly so, for the reason in `error`: its host asks for that, or it is no
+    /// HTML. Of a site: its own page was skipped.
+    Skipped,
 }
 
 /// What a page row is set to when a new run finds it; `excluded` is the row that the statement
@@ -91,7 +135,7 @@ pub enum Status {
 macro_rules! reset_page {
     () => {
         "run = excluded.run, depth = excluded.depth, status = 'pending', attempt = 0, \
-         error = null, task_id = null, queued_at = null, started_at = null, finished_at = null, \
+         error = null, error_class = null, task_id = null, queued_at = null, started_at = null, finished_at = null, \
          updated_at = now()"
     };
 }

@@ -9,4 +9,5 @@ pub mod pages;
 pub mod probe;
 pub mod process;
 pub mod proxy;
+pub mod scraperapi;
 pub mod services;

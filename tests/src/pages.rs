@@ -44,9 +44,13 @@ impl Pages {
         url(self.addr)
     }
 
-    /// How often each path was asked for so far, those that do not exist included.
+    /// How often each path was asked for so far, those that do not exist included, and robots.txt
+    /// and sitemap.xml not, which are asked for besides the pages.
     pub fn hits(&self) -> BTreeMap<String, u64> {
-        self.hits.lock().clone()
+        let mut hits = self.hits.lock().clone();
+        hits.remove("/robots.txt");
+        hits.remove("/sitemap.xml");
+        hits
     }
 
     /// How often `path` (`/index.html`) was asked for so far.

@@ -47,9 +47,18 @@ pub enum FetchError {
         /// `timeout`
         limit: Duration,
     },
+    /// The body arrived more slowly than `min_rate`. It may work later.
+    #[error("the page arrives at less than {min_rate} bytes a second")]
+    TooSlow {
+        /// `min_rate`
+        min_rate: u32,
+    },
     /// The host cannot be found or reached. It may work later.
     #[error("the host cannot be reached")]
     Unreachable(#[source] reqwest::Error),
+    /// The name of the host leads nowhere. It may work later.
+    #[error("the host cannot be found: {0}")]
+    Unresolved(String),
     /// The response broke off or cannot be decompressed. It may work later.
     #[error("the response broke off")]
     Broken(#[source] reqwest::Error),
@@ -62,7 +71,30 @@ impl FetchError {
             Self::Refused(_) | Self::BadRedirect | Self::TooManyRedirects { .. } => true,
             Self::NotHtml { .. } => true,
             Self::Status { status, .. } => *status < 500 && !matches!(status, 408 | 425 | 429),
-            Self::TimedOut { .. } | Self::Unreachable(_) | Self::Broken(_) => false,
+            Self::TimedOut { .. } | Self::TooSlow { .. } => false,
+            Self::Unreachable(_) | Self::Unresolved(_) | Self::Broken(_) => false,
+        }
+    }
+
+    /// One word for what went wrong, for rows and counts.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::BadRedirect | Self::TooManyRedirects { .. } => "redirect",
+            Self::NotHtml { .. } => "not-html",
+            Self::Status { .. } => "status",
+            Self::TimedOut { .. } => "timeout",
+            Self::TooSlow { .. } => "slow",
+            Self::Unreachable(_) | Self::Unresolved(_) => "unreachable",
+            Self::Broken(_) => "broken",
+        }
+    }
+
+    /// The status that the host answered with, where that is what went wrong.
+    pub fn http_status(&self) -> Option<u16> {
+        match self {
+            Self::Status { status, .. } => Some(*status),
+            _ => None,
         }
     }
 

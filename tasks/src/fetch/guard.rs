@@ -1,14 +1,18 @@
 //! Decides which addresses may be fetched, so that no page can send us into a private network.
 //!
-//! Three things are checked at every hop: the address as written ([`check`]), the host if it is a
-//! literal (reqwest resolves no literals), and all that a name resolves to ([`PublicOnly`]).
-//! What the resolver gives is what gets connected to, so a name cannot change its mind in between.
+//! At every hop are checked: the address as written and its host if that is a literal ([`check`];
+//! reqwest resolves no literals), all that a name resolves to ([`PublicOnly`]), and where the
+//! connection that answered led to ([`is_public`]). What the resolver gives is what gets connected
+//! to: a name is asked for once, and cannot change its mind in between.
 
 use std::{
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
+use futures::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -39,7 +43,7 @@ pub enum Refusal {
     #[error("the address has no host")]
     NoHost,
     /// Other services than web servers listen there.
-    #[error("only the ports 80 and 443 are fetched, not {0}")]
+    #[error("port {0} is not fetched from")]
     Port(u16),
     /// The host is, or resolves to, a private, local, reserved or otherwise not public address.
     #[error("`{0}` does not lead to a public address")]
@@ -47,13 +51,17 @@ pub enum Refusal {
 }
 
 /// Checks an address before it is asked for; a name is checked further when it is resolved.
-pub(super) fn check(url: &Url, allowed: &[AllowedPrivate]) -> Result<Reach, Refusal> {
+pub(super) fn check(
+    url: &Url,
+    ports: &[u16],
+    allowed: &[AllowedPrivate],
+) -> Result<Reach, Refusal> {
     address::check(url)?;
     let (host, port) = url.host().zip(url.port_or_known_default()).ok_or(Refusal::NoHost)?;
     if allowed.iter().any(|allowed| allowed.names(&host, port)) {
         return Ok(Reach::Private);
     }
-    if !matches!(port, 80 | 443) {
+    if !ports.contains(&port) {
         return Err(Refusal::Port(port));
     }
     let literal = match host {
@@ -64,29 +72,77 @@ pub(super) fn check(url: &Url, allowed: &[AllowedPrivate]) -> Result<Reach, Refu
     if is_public(literal) { Ok(Reach::Public) } else { Err(Refusal::NotPublic(host.to_string())) }
 }
 
-/// Resolves names, and refuses one if any of its addresses is not public: which of them gets
-/// connected to is not ours to say.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PublicOnly;
+/// Finds the addresses of a name.
+///
+/// The system does ([`SystemLookup`]); a test has a name server of its own.
+pub trait Lookup: fmt::Debug + Send + Sync + 'static {
+    /// The addresses of `name`, in the order in which they are to be tried.
+    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>>;
+}
 
-impl Resolve for PublicOnly {
-    fn resolve(&self, name: Name) -> Resolving {
+/// As the system finds them: its hosts file, then its name servers.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemLookup;
+
+impl Lookup for SystemLookup {
+    fn lookup(&self, name: String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> {
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let public = all_public(name.as_str(), found)?;
-            Ok(Box::new(public.into_iter()) as Addrs)
+            Ok(found.map(|address| address.ip()).collect())
         })
     }
 }
 
-fn all_public(
-    name: &str,
-    found: impl Iterator<Item = SocketAddr>,
-) -> Result<Vec<SocketAddr>, Refusal> {
-    found
-        .map(|address| is_public(address.ip()).then_some(address))
-        .collect::<Option<_>>()
-        .ok_or_else(|| Refusal::NotPublic(name.to_owned()))
+/// As many addresses of one name as are tried; the largest sites give a dozen.
+const MAX_ADDRESSES: usize = 16;
+
+/// Resolves names, and refuses one if any of its addresses is not public: which of them gets
+/// connected to is not ours to say.
+#[derive(Clone, Debug)]
+pub(super) struct PublicOnly(pub Arc<dyn Lookup>);
+
+impl PublicOnly {
+    /// The addresses of a name, all of them public.
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, LookupError> {
+        let found = self.0.lookup(name.to_owned()).await?;
+        if found.is_empty() {
+            return Err(LookupError::None);
+        }
+        Ok(all_public(name, found)?)
+    }
+}
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        let resolver = self.clone();
+        Box::pin(async move {
+            match resolver.addresses(name.as_str()).await {
+                Ok(public) => Ok(Box::new(public.into_iter()) as Addrs),
+                // As itself, for the fetch to find it among the causes of its failure.
+                Err(LookupError::Refused(refusal)) => Err(refusal.into()),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+}
+
+/// Why a name led to no address.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LookupError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the name cannot be resolved")]
+    Failed(#[from] io::Error),
+    #[error("the name has no address")]
+    None,
+}
+
+fn all_public(name: &str, found: Vec<IpAddr>) -> Result<Vec<SocketAddr>, Refusal> {
+    // All are looked at, also those that are not tried.
+    if !found.iter().copied().all(is_public) {
+        return Err(Refusal::NotPublic(name.to_owned()));
+    }
+    Ok(found.into_iter().take(MAX_ADDRESSES).map(|ip| SocketAddr::new(ip, 0)).collect())
 }
 
 /// What of IPv4 is not the open internet, by the special-purpose registry of IANA.
@@ -120,7 +176,8 @@ const NOT_PUBLIC_V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
 ];
 
-fn is_public(ip: IpAddr) -> bool {
+/// Whether an address is one of the open internet.
+pub(super) fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => {
             let within = |(net, bits)| (ip.to_bits() ^ Ipv4Addr::to_bits(net)) >> (32 - bits) == 0;
@@ -193,7 +250,7 @@ mod tests {
 
     fn reach(url: &str, allowed: &[&str]) -> Result<Reach, Refusal> {
         let allowed: Vec<_> = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        check(&url.parse().unwrap(), &allowed)
+        check(&url.parse().unwrap(), &[80, 443], &allowed)
     }
 
     fn refused_as_not_public(url: &str) {
@@ -300,13 +357,16 @@ mod tests {
     #[test]
     fn a_name_is_refused_if_any_of_its_addresses_is_not_public() {
         let resolved = |addresses: &[&str]| {
-            let found = addresses.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0));
+            let found = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
             all_public("example.com", found).map(|found| found.len())
         };
         assert_eq!(resolved(&["1.1.1.1", "2606:4700::1111"]), Ok(2));
         for mixed in [["1.1.1.1", "127.0.0.1"], ["::1", "1.1.1.1"], ["1.1.1.1", "fd00::1"]] {
             assert_eq!(resolved(&mixed), Err(Refusal::NotPublic("example.com".into())));
         }
+        let many = [vec!["1.1.1.1"; 100], vec!["10.0.0.1"]].concat();
+        assert_eq!(resolved(&many[..100]), Ok(16));
+        assert!(resolved(&many).is_err(), "also the one that would not be tried");
     }
 
     #[test]

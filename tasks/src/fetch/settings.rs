@@ -12,6 +12,11 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration
 const SIZES: RangeInclusive<usize> = 1024..=64 << 20;
 /// Browsers give up after 20.
 const MAX_REDIRECTS: usize = 20;
+/// More than the web uses: 80, 443 and their usual stand-ins such as 8080.
+const MAX_PORTS: usize = 16;
+/// A whole page at the lowest rate takes longer than any time-out; above the highest there would
+/// be pages that no line brings.
+const RATES: RangeInclusive<u32> = 1..=1 << 20;
 
 /// How pages are fetched.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +30,14 @@ pub struct FetchSettings {
     pub max_bytes: usize,
     /// How many redirects are followed: at most 20, default 5.
     pub max_redirects: usize,
-    /// Hosts that may be fetched though they are not public or not on port 80 or 443, such as
+    /// The ports that are fetched from: 1 to 16 of them, default 80 and 443. Others belong to
+    /// other services, which a request could disturb.
+    pub ports: Vec<u16>,
+    /// The slowest body that is waited for, in bytes a second after decompression, on average
+    /// and after the first quarter of `timeout`: 1 to 1 Mi, default 256. A host that drips would
+    /// otherwise hold a worker's place for all of `timeout`.
+    pub min_rate: u32,
+    /// Hosts that may be fetched though they are not public or not on one of `ports`, such as
     /// `127.0.0.1:8123`. For development only. Default none.
     pub allowed_private: Vec<AllowedPrivate>,
 }
@@ -37,6 +49,8 @@ impl Default for FetchSettings {
             timeout: Duration::from_secs(20),
             max_bytes: 2 << 20,
             max_redirects: 5,
+            ports: vec![80, 443],
+            min_rate: 256,
             allowed_private: Vec::new(),
         }
     }
@@ -57,6 +71,12 @@ impl FetchSettings {
         if self.max_redirects > MAX_REDIRECTS {
             return Err(FetchSettingsError::MaxRedirects(self.max_redirects));
         }
+        if !(1..=MAX_PORTS).contains(&self.ports.len()) || self.ports.contains(&0) {
+            return Err(FetchSettingsError::Ports);
+        }
+        if !RATES.contains(&self.min_rate) {
+            return Err(FetchSettingsError::MinRate(self.min_rate));
+        }
         Ok(())
     }
 }
@@ -76,6 +96,12 @@ pub enum FetchSettingsError {
     /// See [`FetchSettings::max_redirects`].
     #[error("SCRAPE_MAX_REDIRECTS ({0}) must not be above {MAX_REDIRECTS}")]
     MaxRedirects(usize),
+    /// See [`FetchSettings::ports`].
+    #[error("SCRAPE_PORTS must name 1 to {MAX_PORTS} ports, each from 1 to 65535")]
+    Ports,
+    /// See [`FetchSettings::min_rate`].
+    #[error("SCRAPE_MIN_RATE ({0}) must be from {start} to {end}", start = RATES.start(), end = RATES.end())]
+    MinRate(u32),
     /// The HTTP client cannot be made, for example because the system has no certificates.
     #[error("the HTTP client cannot be made")]
     Client(#[source] reqwest::Error),
@@ -99,7 +125,13 @@ mod tests {
         assert_eq!(refused(settings), "SCRAPE_TIMEOUT (0ns) must be from 100ms to 300s");
         let settings = FetchSettings { max_bytes: 0, ..good.clone() };
         assert_eq!(refused(settings), "SCRAPE_MAX_BYTES (0) must be from 1024 to 67108864");
-        let settings = FetchSettings { max_redirects: 21, ..good };
+        let settings = FetchSettings { max_redirects: 21, ..good.clone() };
         assert_eq!(refused(settings), "SCRAPE_MAX_REDIRECTS (21) must not be above 20");
+        for ports in [vec![], vec![0], vec![80; 17]] {
+            let settings = FetchSettings { ports, ..good.clone() };
+            assert!(refused(settings).starts_with("SCRAPE_PORTS"));
+        }
+        let settings = FetchSettings { min_rate: 0, ..good };
+        assert_eq!(refused(settings), "SCRAPE_MIN_RATE (0) must be from 1 to 1048576");
     }
 }

@@ -1,6 +1,6 @@
 //! Gathers what the elements of a page say, one element at a time.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use lol_html::{
     html_content::{TextChunk, TextType},
@@ -9,8 +9,12 @@ use lol_html::{
 use url::Url;
 
 use super::{
-    Icon, MAX_URL_BYTES, Page, PageMetadata, json_ld,
+    Alternate, Feed, Icon, MAX_URL_BYTES, Page, PageMetadata,
+    json_ld::JsonLd,
+    language::Sample,
+    microdata::{Attributes, Microdata},
     text::{attribute, content, has_word, tidy},
+    things::keep,
 };
 
 /// Search engines show some 60 characters of a title and 160 of a description; these are for the
@@ -28,6 +32,10 @@ const MAX_PROPERTY_NAME_BYTES: usize = 64;
 const MAX_PROPERTY_BYTES: usize = 1024;
 const MAX_ICONS: usize = 16;
 const MAX_ICON_WORD_BYTES: usize = 64;
+const MAX_FEEDS: usize = 8;
+/// A page in all languages of the largest sites.
+const MAX_ALTERNATES: usize = 64;
+const MAX_GENERATOR_BYTES: usize = 128;
 /// One page shall not decide alone where a whole crawl goes.
 const MAX_LINKS: usize = 500;
 /// The largest product lists in the wild; a longer script cannot be read in part and is left out.
@@ -35,6 +43,7 @@ const MAX_JSON_LD_BYTES: usize = 256 * 1024;
 
 /// `og:` and the object types that <https://ogp.me> defines.
 const OPEN_GRAPH: [&str; 6] = ["og:", "article:", "book:", "music:", "profile:", "video:"];
+const FEEDS: [&str; 3] = ["application/rss+xml", "application/atom+xml", "application/feed+json"];
 const ICONS: [&str; 4] = ["icon", "apple-touch-icon", "apple-touch-icon-precomposed", "mask-icon"];
 
 /// What the page has said so far.
@@ -43,13 +52,26 @@ pub(super) struct Collector {
     base: Url,
     base_is_given: bool,
     head_has_ended: bool,
+    /// Not only because a drawing was met, whose titles are not the page's.
+    head_is_over: bool,
     title: Title,
-    json_ld: Option<String>,
-    json_ld_types: BTreeSet<String>,
+    /// The script that is being read.
+    script: Option<String>,
+    json_ld: JsonLd,
+    microdata: Microdata,
+    sample: Sample,
     nofollow: bool,
     links: Vec<Url>,
     linked: HashSet<Url>,
     metadata: PageMetadata,
+}
+
+/// What ends with an end tag.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ends {
+    Head,
+    /// An item of microdata, or the text of one of its properties.
+    Item(u32),
 }
 
 /// Only the first title counts.
@@ -68,9 +90,12 @@ impl Collector {
             page,
             base_is_given: false,
             head_has_ended: false,
+            head_is_over: false,
             title: Title::Awaited,
-            json_ld: None,
-            json_ld_types: BTreeSet::new(),
+            script: None,
+            json_ld: JsonLd::default(),
+            microdata: Microdata::default(),
+            sample: Sample::default(),
             nofollow: false,
             links: Vec::new(),
             linked: HashSet::new(),
@@ -78,16 +103,19 @@ impl Collector {
         }
     }
 
-    /// Takes a start tag.
-    pub(super) fn element(&mut self, element: &Element<'_, '_>) {
-        let get = |name| element.get_attribute(name).map(|raw| attribute(&raw));
-        match element.tag_name().as_str() {
+    /// Takes a start tag; tells what ends with its end tag.
+    pub(super) fn element(&mut self, element: &Element<'_, '_>) -> Option<Ends> {
+        let get = |name: &str| element.get_attribute(name).map(|raw| attribute(&raw));
+        let tag = element.tag_name();
+        match tag.as_str() {
             "html" => {
                 let language = get("lang").and_then(|lang| tidy(&lang, MAX_LANGUAGE_BYTES));
                 fill(&mut self.metadata.language, language);
             }
+            "head" => return Some(Ends::Head),
             "base" => self.base(&get("href").unwrap_or_default()),
-            "body" | "svg" => self.head_has_ended = true,
+            "body" => (self.head_has_ended, self.head_is_over) = (true, true),
+            "svg" => self.head_has_ended = true,
             "title" => self.open_title(),
             "meta" => {
                 let content = get("content").unwrap_or_default();
@@ -95,38 +123,64 @@ impl Collector {
                     self.property(&name.trim().to_ascii_lowercase(), &content);
                 }
             }
-            "link" => {
-                let [rel, href] = ["rel", "href"].map(|name| get(name).unwrap_or_default());
-                self.relation(&rel, &href, get("sizes").as_deref());
-            }
+            "link" => self.relation(&get),
             "a" | "area" => {
                 let [rel, href] = ["rel", "href"].map(|name| get(name).unwrap_or_default());
                 self.link(&rel, &href);
             }
-            "script" => self.json_ld = Some(String::new()),
+            "script" => self.script = is_json_ld(get("type")).then(String::new),
             _ => {}
+        }
+        self.sample.boundary();
+        let (item, property) = (element.has_attribute("itemscope"), get("itemprop"));
+        if !item && property.is_none() {
+            return None;
+        }
+        let value = get("content").or_else(|| self.value(tag.as_str(), &get));
+        self.microdata
+            .open(Attributes { item, types: get("itemtype"), property, value })
+            .map(Ends::Item)
+    }
+
+    /// Takes an end tag.
+    pub(super) fn ended(&mut self, what: Ends) {
+        match what {
+            Ends::Head => (self.head_has_ended, self.head_is_over) = (true, true),
+            Ends::Item(number) => self.microdata.close(number),
         }
     }
 
-    /// Takes a piece of the text of a title or a JSON-LD script.
+    /// Whether all of the head was seen.
+    pub(super) fn head_is_over(&self) -> bool {
+        self.head_is_over
+    }
+
+    /// Takes a piece of text of the elements that say something.
     pub(super) fn text(&mut self, chunk: &TextChunk<'_>) {
-        match (chunk.text_type(), &mut self.title) {
-            (TextType::ScriptData, _) => self.script(chunk.as_str(), chunk.last_in_text_node()),
-            (TextType::RCData, Title::Open(title)) => {
-                let room = MAX_RAW_TITLE_BYTES - title.len();
-                title.push_str(&chunk.as_str()[..chunk.as_str().floor_char_boundary(room)]);
+        let (text, last) = (chunk.as_str(), chunk.last_in_text_node());
+        match chunk.text_type() {
+            TextType::ScriptData => self.script(text, last),
+            TextType::RCData => self.title(text, last),
+            TextType::Data => {
+                self.sample.take(text);
+                self.microdata.text(text);
             }
             _ => {}
         }
     }
 
     /// Gives all that was said.
-    pub(super) fn page(self, complete: bool) -> Page {
+    pub(super) fn page(mut self, complete: bool) -> Page {
         let mut metadata = self.metadata;
         if let Title::Open(title) | Title::Closed(title) = self.title {
             metadata.title = tidy(&content(&title), MAX_TITLE_BYTES);
         }
-        metadata.json_ld_types = self.json_ld_types.into_iter().collect();
+        self.microdata.end();
+        metadata.language_guess = self.sample.guess();
+        metadata.json_ld_types = self.json_ld.types.into_iter().collect();
+        metadata.microdata_types = self.microdata.types.into_iter().collect();
+        metadata.things = self.json_ld.things;
+        self.microdata.things.into_iter().for_each(|thing| keep(&mut metadata.things, thing));
         let links = if self.nofollow { Vec::new() } else { self.links };
         Page { metadata, links, complete }
     }
@@ -153,6 +207,7 @@ impl Collector {
         let metadata = &mut self.metadata;
         match name {
             "description" => fill(&mut metadata.description, tidy(content, MAX_DESCRIPTION_BYTES)),
+            "generator" => fill(&mut metadata.generator, tidy(content, MAX_GENERATOR_BYTES)),
             "robots" => {
                 self.nofollow |= has_word(content, &["nofollow", "none"]);
                 fill(&mut metadata.robots, tidy(content, MAX_ROBOTS_BYTES));
@@ -165,18 +220,53 @@ impl Collector {
         }
     }
 
-    fn relation(&mut self, rel: &str, href: &str, sizes: Option<&str>) {
-        let Some(href) = resolve(&self.base, href) else {
+    fn relation(&mut self, get: &impl Fn(&str) -> Option<String>) {
+        let [rel, href] = ["rel", "href"].map(|name| get(name).unwrap_or_default());
+        let Some(href) = resolve(&self.base, &href) else {
             return;
         };
-        if has_word(rel, &["canonical"]) {
-            fill(&mut self.metadata.canonical, Some(href));
-        } else if has_word(rel, &ICONS) && self.metadata.icons.len() < MAX_ICONS {
-            self.metadata.icons.push(Icon {
+        let metadata = &mut self.metadata;
+        let word = |name| get(name).and_then(|text| tidy(&text, MAX_ICON_WORD_BYTES));
+        if has_word(&rel, &["canonical"]) {
+            fill(&mut metadata.canonical, Some(href));
+        } else if has_word(&rel, &ICONS) && metadata.icons.len() < MAX_ICONS {
+            metadata.icons.push(Icon {
                 href,
                 rel: tidy(&rel.to_ascii_lowercase(), MAX_ICON_WORD_BYTES).unwrap_or_default(),
-                sizes: sizes.and_then(|sizes| tidy(sizes, MAX_ICON_WORD_BYTES)),
+                sizes: word("sizes"),
             });
+        } else if has_word(&rel, &["alternate"]) {
+            let kind = get("type").unwrap_or_default().trim().to_ascii_lowercase();
+            if FEEDS.contains(&kind.as_str()) && metadata.feeds.len() < MAX_FEEDS {
+                let title = get("title").and_then(|title| tidy(&title, MAX_TITLE_BYTES));
+                metadata.feeds.push(Feed { href, kind, title });
+            } else if metadata.alternates.len() < MAX_ALTERNATES
+                && let Some(language) = word("hreflang")
+            {
+                metadata.alternates.push(Alternate { href, language });
+            }
+        }
+    }
+
+    /// What an element gives as the value of its property in attributes of its own.
+    fn value(&self, tag: &str, get: &impl Fn(&str) -> Option<String>) -> Option<String> {
+        let name = match tag {
+            "a" | "area" | "link" => "href",
+            "time" => return get("datetime"),
+            "data" => return get("value"),
+            _ => return None,
+        };
+        get(name).map(|href| resolve(&self.base, &href).map_or(href, String::from))
+    }
+
+    /// The title ends with its text: a form field has text of the same type.
+    fn title(&mut self, text: &str, last: bool) {
+        if let Title::Open(title) = &mut self.title {
+            let room = MAX_RAW_TITLE_BYTES - title.len();
+            title.push_str(&text[..text.floor_char_boundary(room)]);
+            if last {
+                self.title = Title::Closed(std::mem::take(title));
+            }
         }
     }
 
@@ -185,6 +275,7 @@ impl Collector {
             return;
         }
         let Some(mut url) = resolve(&self.base, href) else {
+            self.metadata.contacts.link(href);
             return;
         };
         let counts = &mut self.metadata.link_counts;
@@ -193,6 +284,9 @@ impl Collector {
         let kind = if internal { &mut counts.internal } else { &mut counts.external };
         *kind = kind.saturating_add(1);
         counts.nofollow = counts.nofollow.saturating_add(nofollow.into());
+        if !internal {
+            self.metadata.contacts.elsewhere(&url);
+        }
 
         url.set_fragment(None);
         let bears_a_name = !url.username().is_empty() || url.password().is_some();
@@ -208,18 +302,23 @@ impl Collector {
     }
 
     fn script(&mut self, text: &str, last: bool) {
-        let Some(script) = &mut self.json_ld else {
+        let Some(script) = &mut self.script else {
             return;
         };
         if script.len() + text.len() > MAX_JSON_LD_BYTES {
-            self.json_ld = None;
+            self.script = None;
             return;
         }
         script.push_str(text);
         if last {
-            json_ld::types(script, &mut self.json_ld_types);
+            self.json_ld.read(script);
+            self.script = None;
         }
     }
+}
+
+fn is_json_ld(kind: Option<String>) -> bool {
+    kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("application/ld+json"))
 }
 
 /// The first value wins, as it does in a browser.

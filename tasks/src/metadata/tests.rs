@@ -104,6 +104,109 @@ fn an_article_says_what_it_is() {
 }
 
 #[test]
+fn a_page_says_who_made_it_who_is_behind_it_and_where_else_it_is() {
+    let html = r#"<html><head><meta name="Generator" content="Hugo 0.140"><title>Lamps</title>
+        <link rel="alternate" type="application/rss+xml" title="News" href="/feed.xml">
+        <link rel="alternate" type="Application/Atom+XML" href="https://feeds.example/lamps">
+        <link rel="alternate" hreflang="de-CH" href="/de/"><link rel="alternate" hreflang="x-default" href="/">
+        <link rel="alternate stylesheet" href="/dark.css">
+        <script type="application/ld+json">{"@type": "Organization", "name": "Lamps Ltd"}</script>
+        </head><body>
+        <p>We have been making lamps of brass and glass in the same small workshop for more than
+           a hundred years, and we would be glad to show you how they are made.</p>
+        <a href="mailto:Info@Lamps.EXAMPLE?subject=hello">mail</a> <a href="MAILTO:info@lamps.example">again</a>
+        <a href="tel:+41-44-000-00-00">call</a> <a href="javascript:void(0)">no contact</a>
+        <a href="https://www.linkedin.com/company/lamps">in</a>
+        <a href="https://twitter.com/intent/tweet?text=lamps">share</a></body></html>"#;
+    let metadata = read(html).metadata;
+    assert_eq!(metadata.generator.as_deref(), Some("Hugo 0.140"));
+    assert_eq!((metadata.language, metadata.language_guess.as_deref()), (None, Some("eng")));
+    assert_eq!(metadata.charset.as_deref(), Some("UTF-8"));
+    let feeds: Vec<_> = metadata
+        .feeds
+        .iter()
+        .map(|feed| (feed.href.as_str(), feed.kind.as_str(), feed.title.as_deref()))
+        .collect();
+    assert_eq!(
+        feeds,
+        [
+            ("https://example.com/feed.xml", "application/rss+xml", Some("News")),
+            ("https://feeds.example/lamps", "application/atom+xml", None),
+        ]
+    );
+    let alternates: Vec<_> =
+        metadata.alternates.iter().map(|a| (a.language.as_str(), a.href.as_str())).collect();
+    let expected = [("de-CH", "https://example.com/de/"), ("x-default", "https://example.com/")];
+    assert_eq!(alternates, expected);
+    assert_eq!(metadata.things[0].properties["name"], "Lamps Ltd");
+    let Contacts { emails, phones, social } = metadata.contacts;
+    assert_eq!(emails, ["Info@lamps.example", "info@lamps.example"]);
+    assert_eq!(phones, ["+41-44-000-00-00"]);
+    assert_eq!(addresses(&social), ["https://www.linkedin.com/company/lamps"]);
+}
+
+#[test]
+fn microdata_tells_of_things_too() {
+    let html = r#"<body itemscope itemtype="https://schema.org/WebPage">
+        <div itemscope itemtype="http://schema.org/Product">
+          <h1 itemprop="name">Caf&eacute; <b>lamp</b></h1><meta itemprop="sku" content="17">
+          <a itemprop="url" href="/lamp">more</a>
+          <div itemprop="brand" itemscope itemtype="http://schema.org/Brand">
+            <span itemprop="name">Lux</span></div>
+          <div itemprop="offers" itemscope itemtype="http://schema.org/Offer">
+            <span itemprop="price">9.50</span><meta itemprop="priceCurrency" content="EUR"></div>
+          <p itemprop="description">Never closed
+        </div>
+        <article itemscope itemtype="https://schema.org/BlogPosting">
+          <h2 itemprop="headline">Light</h2><time itemprop="datePublished" datetime="2026-03-01">March</time>
+        </article></body>"#;
+    let metadata = read(html).metadata;
+    let types = [
+        "http://schema.org/Brand",
+        "http://schema.org/Offer",
+        "http://schema.org/Product",
+        "https://schema.org/BlogPosting",
+        "https://schema.org/WebPage",
+    ];
+    assert_eq!(metadata.microdata_types, types);
+    let [product, article] = &metadata.things[..] else { panic!("{:?}", metadata.things) };
+    let expected = [
+        ("brand", "Lux"),
+        ("description", "Never closed"),
+        ("name", "Café lamp"),
+        ("price", "9.50"),
+        ("priceCurrency", "EUR"),
+        ("sku", "17"),
+        ("url", "https://example.com/lamp"),
+    ];
+    assert_eq!((product.kind, pairs(&product.properties)), (Kind::Product, expected.to_vec()));
+    let expected = [("datePublished", "2026-03-01"), ("headline", "Light")];
+    assert_eq!((article.kind, pairs(&article.properties)), (Kind::Article, expected.to_vec()));
+}
+
+#[test]
+fn what_a_page_lists_of_itself_has_an_end() {
+    let mut html = String::new();
+    for n in 0..500 {
+        html += &format!(
+            "<link rel=alternate type=application/rss+xml href=/{n}><link rel=alternate \
+             hreflang=l{n} href=/{n}><a href=mailto:a{n}@example.com></a><a href=tel:{n}000></a>\
+             <a href=https://x.com/u{n}></a><div itemscope itemtype='http://schema.org/Product t{n}'>\
+             <span itemprop=name>"
+        );
+        html += &"long ".repeat(300);
+    }
+    let Page { metadata, complete, .. } = read(html);
+    assert!(complete);
+    assert_eq!((metadata.feeds.len(), metadata.alternates.len()), (8, 64));
+    let Contacts { emails, phones, social } = &metadata.contacts;
+    assert_eq!((emails.len(), phones.len(), social.len()), (16, 16, 16));
+    assert!(metadata.microdata_types.len() <= 32 && metadata.things.len() <= 16);
+    let kept = serde_json::to_string(&metadata).unwrap().len();
+    assert!(kept < 64 * 1024, "{kept} bytes");
+}
+
+#[test]
 fn metadata_survives_json() {
     let metadata = read(ARTICLE).metadata;
     let json = serde_json::to_string(&metadata).unwrap();

@@ -4,7 +4,9 @@
 mod ends;
 mod heals;
 mod pages;
+mod polite;
 mod routes;
+mod scraperapi;
 mod sites;
 mod upkeep;
 
@@ -114,6 +116,7 @@ impl House {
             max_depth: Some(max_depth),
             max_pages: Some(max_pages),
             every_s: None,
+            source: None,
         };
         self.app.sites.put(&options, 3600).await.unwrap()
     }
@@ -138,7 +141,8 @@ impl House {
     pub async fn scraped(&self, id: i64) -> Site {
         within(PATIENCE, "the run of the site ends", async || {
             let site = self.site(id).await;
-            matches!(site.status, Status::Succeeded | Status::Failed).then_some(site)
+            matches!(site.status, Status::Succeeded | Status::Failed | Status::Skipped)
+                .then_some(site)
         })
         .await
     }
@@ -159,7 +163,8 @@ impl House {
     pub async fn ended(&self, url: &str) -> Page {
         within(PATIENCE, "the page ends", async || {
             let page = self.pages().await.into_iter().find(|page| page.url == url)?;
-            matches!(page.status, Status::Succeeded | Status::Failed).then_some(page)
+            matches!(page.status, Status::Succeeded | Status::Failed | Status::Skipped)
+                .then_some(page)
         })
         .await
     }

@@ -176,7 +176,7 @@ async fn a_worker_killed_in_mid_scrape_loses_no_page() {
         (pages["succeeded"].as_u64()? == COUNT as u64).then_some(())
     })
     .await;
-    let all = json!({"pending": 0, "queued": 0, "running": 0, "succeeded": COUNT, "failed": 0});
+    let all = json!({"pending": 0, "queued": 0, "running": 0, "succeeded": COUNT, "failed": 0, "skipped": 0});
     assert_eq!(town.pages_by_status().await, all);
     let rows = town.database.sql("select count(*) from pages where status = 'succeeded'");
     assert_eq!(rows.trim(), COUNT.to_string());

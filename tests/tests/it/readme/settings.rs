@@ -105,7 +105,7 @@ fn the_defaults_of_the_scraper_change_nothing_and_its_limits_are_taken() {
             limits += 1;
         }
     }
-    assert_eq!((defaults, limits), (5, 10));
+    assert_eq!((defaults, limits), (7, 12));
 }
 
 #[test]

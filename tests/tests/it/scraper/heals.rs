@@ -233,5 +233,14 @@ fn read_before(url: &Url) -> Scraped {
         ..Default::default()
     };
     let links = ["a.html", "b.html", "c.html"].map(|link| url.join(link).unwrap()).to_vec();
-    Scraped { http_status: 200, bytes: 1, truncated: false, metadata, links }
+    let (final_url, content_hash) = (url.clone(), String::new());
+    Scraped {
+        http_status: 200,
+        bytes: 1,
+        truncated: false,
+        final_url,
+        content_hash,
+        metadata,
+        links,
+    }
 }

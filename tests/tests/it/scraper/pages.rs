@@ -249,3 +249,36 @@ async fn a_site_is_where_its_own_page_leads_to_and_ends_where_others_lead_away()
     assert_eq!(found, expected);
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_site_that_two_tasks_read_at_once_fails_neither() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (asked, opened) = (Counter::default(), gate.clone());
+    let count = asked.clone();
+    let answer = async move || {
+        count.next();
+        opened.acquire().await.map_err(|_| StatusCode::GONE)?.forget();
+        Ok::<_, StatusCode>(Html(html("read by two", &[])))
+    };
+    let web = Web::serve(Router::new().route("/", get(answer))).await;
+    let house = House::start().await;
+    let site = house.put(web.url.as_str(), 3, 100).await.id;
+    house.app.sites.claim_due().await.unwrap();
+    let page = house.app.pages.pending(Some(site), 0, 9).await.unwrap().pop().unwrap().page;
+    let worker = house.worker_for(&["scrape"], 2);
+    let mut tasks = Vec::new();
+    for number in 1..=2 {
+        let task = ScrapePage { url: web.url.clone(), page: Some(page) };
+        tasks.push(house.client.enqueue(task).await.unwrap());
+        eventually("it reads", async || (asked.get() == number).then_some(())).await;
+    }
+    gate.add_permits(2);
+    for task in &tasks {
+        let output = task.wait(PATIENCE).await.unwrap();
+        assert_eq!(output.title.as_deref(), Some("read by two"));
+    }
+    assert_eq!(house.scraped(site).await.status, Status::Succeeded);
+    let row = house.page(web.url.as_str()).await;
+    assert_eq!((row.status, row.error), (Status::Succeeded, None));
+    worker.stop().await;
+}

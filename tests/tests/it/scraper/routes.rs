@@ -79,13 +79,13 @@ async fn a_site_that_is_posted_is_scraped_without_waiting_for_the_next_sweep() {
     let options = ["max_depth", "max_pages", "every_s"].map(|option| site[option].clone());
     assert_eq!(options, [json!(3), json!(100), json!(3600)]);
     assert_eq!((&site["url"], &site["status"]), (&json!(url), &json!("pending")));
-    let counts = json!({"pending": 1, "queued": 0, "running": 0, "succeeded": 0, "failed": 0});
+    let counts =
+        json!({"pending": 1, "queued": 0, "running": 0, "succeeded": 0, "failed": 0, "skipped": 0});
     assert_eq!(site["pages"], counts);
     // As a script reads it: one line, the counts a flat object at the end.
     let (_, text) = served.ask(Method::GET, "/v1/sites", None).await;
     assert!(text.contains(&format!("\"url\":\"{url}\"")), "{text}");
-    let flat =
-        "\"pages\":{\"pending\":1,\"queued\":0,\"running\":0,\"succeeded\":0,\"failed\":0}}]}";
+    let flat = "\"pages\":{\"pending\":1,\"queued\":0,\"running\":0,\"succeeded\":0,\"failed\":0,\"skipped\":0}}]}";
     assert!(text.ends_with(flat), "{text}");
 
     let worker = house.worker(2);

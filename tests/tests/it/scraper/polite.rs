@@ -1,0 +1,158 @@
+//! What hosts ask of their visitors.
+
+use std::time::{Duration, Instant};
+
+use axum::{Router, http::StatusCode, http::header, response::Html, routing::get};
+use umbel_tasks::{PageCounts, ScrapePage, Status, SweepSites};
+use umbel_tests::eventually::within;
+
+use super::{Counter, House, PATIENCE, Web, html};
+
+/// A site with these rules, whose first page leads to some others.
+async fn web(rules: &'static str) -> (Web, Counter) {
+    let visits = Counter::default();
+    let page = |title: &'static str, links: &'static [&'static str]| {
+        let visits = visits.clone();
+        get(async move || {
+            visits.next();
+            Html(html(title, links))
+        })
+    };
+    let router = Router::new()
+        .route("/robots.txt", get(async move || rules))
+        .route("/", page("home", &["/open", "/private/a", "/list?sort=up", "/paper.pdf"]))
+        .route("/open", page("open", &["/private/b"]))
+        .route("/private/{page}", page("private", &[]))
+        .route("/list", page("list", &[]))
+        .route("/paper.pdf", get(async || ([(header::CONTENT_TYPE, "application/pdf")], "%PDF")));
+    (Web::serve(router).await, visits)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_robots_txt_forbids_are_not_visited_and_what_is_no_html_is_skipped() {
+    let (web, visits) = web("User-agent: *\nDisallow: /private/\nDisallow: /*?sort=\n").await;
+    let house = House::start().await;
+    let worker = house.worker(2);
+    let put = house.put(web.url.as_str(), 5, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!(site.status, Status::Succeeded);
+    assert_eq!(site.pages, PageCounts { succeeded: 2, skipped: 1, ..PageCounts::default() });
+    assert_eq!(visits.get(), 2, "home and open");
+    let paper = house.page(&web.at("paper.pdf")).await;
+    assert_eq!((paper.status, paper.error_class.as_deref()), (Status::Skipped, Some("not-html")));
+    // No dead letter is left of it.
+    assert!(house.redis.cli(&["XLEN", "umbel:{scrape}:dead"]).trim() == "0");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_wants_no_visitors_is_skipped_but_a_page_asked_for_by_itself_is_read() {
+    let (web, visits) = web("User-agent: umbel\nDisallow: /\n").await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    let put = house.put(web.url.as_str(), 5, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!((site.status, site.error_class.as_deref()), (Status::Skipped, Some("robots")));
+    assert_eq!(site.error.as_deref(), Some("robots.txt of its host asks not to"));
+    assert_eq!(visits.get(), 0);
+    let alone = ScrapePage { url: web.url.clone(), page: None };
+    let read = house.client.enqueue(alone).await.unwrap().wait(PATIENCE).await.unwrap();
+    assert_eq!(read.title.as_deref(), Some("home"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_rules_cannot_be_read_is_not_visited_before_they_can() {
+    let (asked, visits) = (Counter::default(), Counter::default());
+    let (asking, visiting) = (asked.clone(), visits.clone());
+    let rules = async move || match asking.next() {
+        1 => Err(StatusCode::INTERNAL_SERVER_ERROR),
+        _ => Ok("User-agent: *\nDisallow: /\n"),
+    };
+    let page = async move || {
+        visiting.next();
+        Html(html("x", &[]))
+    };
+    let web =
+        Web::serve(Router::new().route("/robots.txt", get(rules)).route("/", get(page))).await;
+    let house = House::start().await;
+    let worker = house.worker(1);
+    let put = house.put(web.url.as_str(), 1, 10).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    assert_eq!(house.scraped(put.id).await.status, Status::Skipped);
+    assert_eq!((asked.get(), visits.get()), (2, 0));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_wants_time_between_two_visits_has_it_and_no_attempt_is_spent() {
+    let (web, visits) = web("User-agent: *\nCrawl-delay: 1.2\nDisallow: /private/\n").await;
+    let house = House::start().await;
+    let worker = house.worker(4);
+    let began = Instant::now();
+    let put = house.put(web.url.as_str(), 1, 4).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = within(PATIENCE, "its run ends", async || {
+        let site = house.site(put.id).await;
+        (site.status == Status::Succeeded).then_some(site)
+    })
+    .await;
+    // Home, two pages and a paper: three pauses between four visits.
+    assert_eq!((site.pages.succeeded, site.pages.skipped, visits.get()), (3, 1, 3));
+    assert!(began.elapsed() >= Duration::from_millis(3600), "{:?}", began.elapsed());
+    assert!(house.pages().await.iter().all(|page| page.attempt == 1));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_only_a_sitemap_names_are_found_within_the_limits_of_the_site() {
+    let at = std::sync::Arc::new(std::sync::OnceLock::<url::Url>::new());
+    let known = at.clone();
+    let here = move |path: &str| known.get().unwrap().join(path).unwrap().to_string();
+    let (rules, index, map) = (here.clone(), here.clone(), here);
+    let page = |title: &'static str| get(async move || Html(html(title, &[])));
+    let router = Router::new()
+        .route(
+            "/robots.txt",
+            get(async move || {
+                let index = rules("/maps/index");
+                format!("User-agent: *\nDisallow: /private/\nSitemap: {index}\n")
+            }),
+        )
+        .route(
+            "/maps/index",
+            get(async move || {
+                let all = [
+                    index("/maps/pages"),
+                    "http://169.254.169.254/map".into(),
+                    index("/maps/gone"),
+                ];
+                all.map(|map| format!("<sitemap><loc>{map}</loc></sitemap>")).concat()
+            }),
+        )
+        .route(
+            "/maps/pages",
+            get(async move || {
+                let pages = ["/a", "/private/b", "/a", "/c", "/d", "/e"].map(|page| map(page));
+                let all = [&pages[..], &["https://elsewhere.example/".to_owned()]].concat();
+                all.iter().map(|page| format!("<url><loc>{page}</loc></url>")).collect::<String>()
+            }),
+        )
+        .route("/", page("home"))
+        .route("/{page}", page("named"))
+        .route("/private/{page}", page("private"));
+    let web = Web::serve(router).await;
+    at.set(web.url.clone()).unwrap();
+    let house = House::start().await;
+    let worker = house.worker(2);
+    let put = house.put(web.url.as_str(), 1, 4).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!(site.pages, PageCounts { succeeded: 4, ..PageCounts::default() });
+    let mut urls: Vec<_> = house.pages().await.into_iter().map(|page| page.url).collect();
+    urls.sort_unstable();
+    assert_eq!(urls, ["", "a", "c", "d"].map(|path| web.at(path)));
+    worker.stop().await;
+}
