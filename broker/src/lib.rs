@@ -32,10 +32,11 @@ mod settle;
 mod settler;
 pub mod shard;
 pub mod slots;
+mod stop;
 mod wait;
 
 pub use client::Client;
-pub use consumer::{Consumer, Stop};
+pub use consumer::Consumer;
 pub use delivery::{Contents, Delivery, Held, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
@@ -47,4 +48,5 @@ pub use script::Scripts;
 pub use settings::BrokerSettings;
 pub use settle::{Settlement, Terms, Verdict, Why};
 pub use settler::Settler;
+pub use stop::Stop;
 pub use wait::{TaskHandle, WaitError};

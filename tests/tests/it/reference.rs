@@ -5,6 +5,7 @@
 //! Every run draws new commands. A failure shows the shortest commands that lead to it, which make
 //! a scenario to keep, and the seed: `UMBEL_REFERENCE_SEED=<seed>` draws the same ones again.
 
+mod dead;
 mod hands;
 mod lab;
 mod log;
