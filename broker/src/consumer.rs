@@ -2,19 +2,16 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use redis::{aio::MultiplexedConnection, cmd};
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    BrokerError, Client, Delivery, Held, Pauses,
+    BrokerError, Client, Delivery, Held, Pauses, Stop,
     delivery::{EntryKey, Epoch},
     keys::{GROUP, Shard, Stream},
     reconcile, shard,
@@ -78,62 +75,11 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// Ends a consumer's blocked read from outside.
-#[derive(Debug, Clone)]
-pub struct Stop {
-    client: Client,
-    state: Arc<StopState>,
-}
-
-#[derive(Debug)]
-struct StopState {
-    requested: AtomicBool,
-    connection: AtomicI64,
-    /// What the blocked read goes by: after how many changes of what is paused; or [`NO_READ`].
-    blocks_since: AtomicU64,
-    /// For a read that waits without Redis, since all of its queues are paused.
-    awake: Notify,
-}
-
-/// No read blocks.
-const NO_READ: u64 = u64::MAX;
-
-impl Stop {
-    /// From now on no read blocks, and one that does is ended; it claims nothing by that. A read
-    /// that is just about to block is missed: call again until the reading loop has ended.
-    pub async fn request(&self) -> Result<(), BrokerError> {
-        self.state.requested.store(true, Ordering::SeqCst);
-        self.state.awake.notify_one();
-        self.unblock().await
-    }
-
-    /// Ends the read that blocks now, if any; it claims nothing by that.
-    pub(crate) async fn unblock(&self) -> Result<(), BrokerError> {
-        let id = self.state.connection.load(Ordering::SeqCst);
-        self.client.query::<i64>(cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
-    }
-
-    /// Whether a read blocks that goes by fewer changes of what is paused.
-    pub(crate) fn blocks_since_before(&self, changes: u64) -> bool {
-        self.state.blocks_since.load(Ordering::SeqCst) < changes
-    }
-
-    fn is_requested(&self) -> bool {
-        self.state.requested.load(Ordering::SeqCst)
-    }
-}
-
 impl Consumer {
     /// A consumer named `worker` for the first shards of some queues. `held` is shared with the
     /// settler: an entry stays in it until its settle was answered.
     pub fn new(client: Client, worker: String, shards: Vec<Shard>, held: Held) -> Self {
-        let state = Arc::new(StopState {
-            requested: AtomicBool::default(),
-            connection: AtomicI64::default(),
-            blocks_since: AtomicU64::new(NO_READ),
-            awake: Notify::new(),
-        });
-        let stop = Stop { client: client.clone(), state };
+        let stop = Stop::new(client.clone());
         let pauses = Pauses::new(client.clone(), &shards, stop.clone());
         Self {
             client,
@@ -226,13 +172,13 @@ impl Consumer {
             self.wait_for_a_change(changes).await;
             return Ok(Vec::new());
         }
-        self.stop.state.blocks_since.store(changes, Ordering::SeqCst);
+        self.stop.blocks(changes);
         let found = if self.pauses.changes() == changes {
             self.read_blocking(&open, free).await
         } else {
             Ok(Vec::new())
         };
-        self.stop.state.blocks_since.store(NO_READ, Ordering::SeqCst);
+        self.stop.reads_no_more();
         self.quiet = found.as_ref().is_ok_and(Vec::is_empty);
         found
     }
@@ -257,7 +203,7 @@ impl Consumer {
         let changed = async {
             tokio::select! {
                 () = self.pauses.changed_since(changes) => {}
-                () = self.stop.state.awake.notified() => {}
+                () = self.stop.requested() => {}
             }
         };
         // As long as a read would block: what is looked at between two reads is looked at here too.
@@ -325,7 +271,7 @@ impl Consumer {
             .arg(name)
             .query_async(&mut connection)
             .await?;
-        self.stop.state.connection.store(id, Ordering::SeqCst);
+        self.stop.reads_on(id);
         let mut epochs = HashMap::new();
         for shard in &self.shards {
             // Read before anything is read under it: old ids must not get a new server's tag.

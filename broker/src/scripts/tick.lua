@@ -9,7 +9,7 @@ local prefix, now, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local time = redis.call('TIME')
 local ours = time[1] * 1000 + math.floor(time[2] / 1000)
 -- For whoever did not hear of it.
-local paused = redis.call('HEXISTS', KEYS[1], 'paused')
+local paused = redis.call('HGET', KEYS[1], 'paused') and 1 or 0
 if math.abs(ours - now) > tonumber(ARGV[4]) then return {'SKEW', ours, paused} end
 
 local moved, gone = 0, 0

@@ -223,23 +223,46 @@ async fn workers_and_schedules_are_seen() {
     api.stop().await;
 }
 
+/// All that an operator may ask for.
+const ROUTES: [(Method, &str); 12] = [
+    (Method::GET, "/v1/queues/default"),
+    (Method::POST, "/v1/queues/default/pause"),
+    (Method::POST, "/v1/queues/default/resume"),
+    (Method::GET, "/v1/dead?queue=default"),
+    (Method::DELETE, "/v1/dead?queue=default"),
+    (Method::POST, "/v1/dead/redrive"),
+    (Method::GET, "/v1/dead/default/1-1"),
+    (Method::DELETE, "/v1/dead/default/1-1"),
+    (Method::POST, "/v1/dead/default/1-1/redrive"),
+    (Method::GET, "/v1/workers"),
+    (Method::GET, "/v1/schedules"),
+    (Method::GET, "/v1/schedules/sweep"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_redis_away_all_of_it_says_so_at_once() {
+    let house = House::start();
+    let api = Served::start(&house.redis).await;
+    house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
+    assert_eq!(api.get("/v1/queues/default").await.status(), StatusCode::OK);
+    house.redis.kill9();
+    for (method, path) in ROUTES {
+        let body = json!({"queue": "default"});
+        let body = if path.ends_with("pause") { json!({"why": "closed"}) } else { body };
+        let asked = std::time::Instant::now();
+        let response = api.ask(method.clone(), path).json(&body).send().await.unwrap();
+        assert!(asked.elapsed() < std::time::Duration::from_secs(1), "{method} {path}");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "5", "{method} {path}");
+        refused(response, StatusCode::SERVICE_UNAVAILABLE).await;
+    }
+    api.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_looks_after_anything_without_a_token() {
     let house = House::start();
     let api = Served::start(&house.redis).await;
-    for (method, path) in [
-        (Method::POST, "/v1/queues/default/pause"),
-        (Method::POST, "/v1/queues/default/resume"),
-        (Method::GET, "/v1/dead?queue=default"),
-        (Method::DELETE, "/v1/dead?queue=default"),
-        (Method::POST, "/v1/dead/redrive"),
-        (Method::GET, "/v1/dead/default/1-1"),
-        (Method::DELETE, "/v1/dead/default/1-1"),
-        (Method::POST, "/v1/dead/default/1-1/redrive"),
-        (Method::GET, "/v1/workers"),
-        (Method::GET, "/v1/schedules"),
-        (Method::GET, "/v1/schedules/sweep"),
-    ] {
+    for (method, path) in ROUTES {
         let response = api.open(method.clone(), path).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
     }

@@ -211,6 +211,28 @@ async fn a_pause_that_nobody_heard_of_is_found_by_the_ticks() {
     worker.stop().await.unwrap();
 }
 
+/// As with the list of users of an older release.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_may_not_listen_works_and_heeds_a_pause_all_the_same() {
+    let house = House::on(RedisServer::start_restricted());
+    house.redis.cli(&["ACL", "SETUSER", "worker", "-subscribe"]);
+    let worker = house.worker(1);
+    assert_eq!(enqueue(&house, "before", Act::Ok).await.wait(LONG).await.unwrap(), 1);
+    eventually_eq("the read blocks", 1, async || blocked(&house.redis)).await;
+    pause(&house).await;
+    within(Duration::from_secs(8), "no read blocks", async || {
+        (blocked(&house.redis) == 0).then_some(())
+    })
+    .await;
+    let waits = enqueue(&house, "waits", Act::Ok).await;
+    stays(1, async || house.queue().await.queued).await;
+    resume(&house).await;
+    assert_eq!(waits.wait(LONG).await.unwrap(), 1);
+    worker.stop().await.unwrap();
+    let denied = house.redis.denied();
+    assert!(denied.iter().all(|line| line == "worker command subscribe"), "{denied:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_of_one_queue_is_none_of_another_and_it_goes_on_while_the_read_blocks() {
     let house = House::start();

@@ -6,6 +6,7 @@
 //! a scenario to keep, and the seed: `UMBEL_REFERENCE_SEED=<seed>` draws the same ones again.
 
 mod cancel;
+mod dead;
 mod hands;
 mod lab;
 mod log;

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use umbel_broker::keys::Stream;
 
 use super::{
+    dead::Letter,
     log::{Body, Log, Reader},
     model::State,
-    server::{Letter, Server},
+    server::Server,
     words::Worker,
 };
 

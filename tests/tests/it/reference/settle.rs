@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use umbel_broker::keys::Stream;
 
 use super::{
+    dead::Letter,
     hands::Delivery,
     log::Body,
-    server::{Letter, Server, about},
+    server::{Server, about},
     words::{End, RESULT_TTL_MS, Stamp, Verdict, Worker},
 };
 
