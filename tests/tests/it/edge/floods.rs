@@ -8,7 +8,10 @@ use tokio::{
     net::TcpStream,
 };
 use umbel_api::{ApiSettings, Grant, JwtSettings};
-use umbel_tests::{eventually::eventually, process::Launch};
+use umbel_tests::{
+    eventually::{LONGEST, eventually},
+    process::Launch,
+};
 
 use super::gate::{Gate, LIST, SECRET, problem_of, running, to_the_end};
 
@@ -191,7 +194,7 @@ async fn a_crowd_that_says_nothing_costs_little_and_does_not_keep_others_out() {
     let grown = resident(api.process.pid()).saturating_sub(before);
     assert!(grown < 48 * 1024, "{grown} KiB for {} connections", crowd.len());
     let livez = format!("{}/livez", api.url);
-    let browser = reqwest::Client::builder().no_proxy().build().unwrap();
+    let browser = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().unwrap();
     eventually("somebody else is served", async || browser.get(&livez).send().await.ok()).await;
     for connection in &mut crowd {
         assert!(!to_the_end(connection).await.contains("200 OK"));

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use umbel_api::{Api, ApiSettings, JwtSettings, OpenApiRouter, serve_within};
 use umbel_broker::{BrokerSettings, Client};
 use umbel_tests::{
-    eventually::eventually,
+    eventually::{LONGEST, eventually},
     probe,
     process::{Launch, Process, free_port},
 };
@@ -45,7 +45,7 @@ impl Gate {
         let shutdown = stop.clone();
         tokio::spawn(async move { serve_within(listener, api.router(), &limits, shutdown).await });
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let browser = reqwest::Client::builder().no_proxy().build().unwrap();
+        let browser = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().unwrap();
         Self { addr, browser, _stop: stop.drop_guard() }
     }
 
@@ -75,10 +75,13 @@ impl Gate {
 /// Reads until the other side ends the connection, by whatever means.
 pub async fn to_the_end(connection: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    let mut chunk = [0; 4096];
-    while let Ok(read @ 1..) = connection.read(&mut chunk).await {
-        answer.extend_from_slice(&chunk[..read]);
-    }
+    let reading = async {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = connection.read(&mut chunk).await {
+            answer.extend_from_slice(&chunk[..read]);
+        }
+    };
+    tokio::time::timeout(LONGEST, reading).await.expect("the other side ends the connection");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -101,7 +104,7 @@ pub async fn running(launch: Launch) -> Running {
     let port = free_port();
     let process = launch.env("PORT", port).start();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let browser = reqwest::Client::builder().no_proxy().build().unwrap();
+    let browser = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().unwrap();
     let url = format!("http://127.0.0.1:{port}");
     eventually("the API answers", async || browser.get(format!("{url}/livez")).send().await.ok())
         .await;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use umbel_api::{Api, ApiSettings, Grant, JwtSettings, OpenApiRouter, serve};
 use umbel_broker::{BrokerSettings, Client};
 use umbel_tests::{
-    eventually::eventually,
+    eventually::{LONGEST, eventually},
     house::House,
     probe,
     proxy::{Proxy, Way},
@@ -35,7 +35,7 @@ async fn a_silent_redis_is_told_within_a_second_and_a_slow_one_is_waited_for() {
     tokio::spawn(serve(listener, api.router(), stop.clone()));
     let _stop = stop.drop_guard();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let browser = reqwest::Client::builder().no_proxy().build().unwrap();
+    let browser = reqwest::Client::builder().no_proxy().timeout(LONGEST).build().unwrap();
     let token = Grant::new("ann").sign(&jwt, Utc::now()).unwrap();
     let ask = async || {
         let asked = Instant::now();
