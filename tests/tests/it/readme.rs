@@ -27,7 +27,11 @@ fn read(path: &str) -> String {
 
 /// The code blocks of the README in a language.
 fn blocks(language: &str) -> Vec<String> {
-    let readme = read("README.md");
+    blocks_of("README.md", language)
+}
+
+fn blocks_of(document: &str, language: &str) -> Vec<String> {
+    let readme = read(document);
     let fence = format!("```{language}\n");
     readme
         .split(&fence)
@@ -156,5 +160,43 @@ async fn its_requests_and_looks_inside_run() {
     let next = commands("redis-cli").into_iter().find(|line| line.contains("XRANGE")).unwrap();
     let next = next.replacen("redis-cli", &format!("redis-cli -p {port}"), 1);
     assert!(said(&shell(&next, &[])).contains("pages.scrape"));
+    assert_eq!(api.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tour_of_the_api_can_be_made() {
+    let redis = RedisServer::start();
+    let port = free_port().to_string();
+    let umbel = |args: &[&str]| {
+        Launch::new("umbel", args)
+            .env("REDIS_URL", redis.url())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", &port)
+    };
+    let token =
+        |args: &[&str]| String::from_utf8(umbel(args).output().stdout).unwrap().trim().to_owned();
+    let api = umbel(&["api"]).start();
+    let api_url = format!("http://127.0.0.1:{port}");
+    eventually("the API answers", async || {
+        shell(&format!("curl -sf {api_url}/livez"), &[]).status.success().then_some(())
+    })
+    .await;
+    let (tasks, admin) = (token(&["token"]), token(&["token", "--scopes", "admin"]));
+    let env = [("API_URL", &*api_url), ("TOKEN", &*tasks), ("ADMIN", &*admin)];
+    let mut id = String::new();
+    let mut made = 0;
+    for line in blocks_of("docs/API.md", "sh").join("\n").lines() {
+        // An answer that is an error is an error of the command.
+        let line = line.replace("<id>", &id).replacen("curl ", "curl --fail-with-body ", 1);
+        let output = shell(&line, &env);
+        let told = said(&output);
+        assert!(output.status.success(), "{line}: {told}");
+        if let Some(rest) = told.strip_prefix("{\"id\":\"") {
+            id = rest.split('"').next().unwrap().to_owned();
+        }
+        made += 1;
+    }
+    assert!(made > 12, "{made}");
     assert_eq!(api.stop().await.code(), Some(0));
 }
