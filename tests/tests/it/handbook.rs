@@ -1,19 +1,22 @@
 //! A real site of more than a hundred pages, through all of the scraper: the Debian
 //! Administrator's Handbook.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use umbel_tasks::{PageCounts, Status, SweepSites};
-use umbel_tests::pages::Pages;
+use umbel_tasks::{PageCounts, ScraperApiOptions, SiteOptions, Source, Status, SweepSites};
+use umbel_tests::{pages::Pages, scraperapi::FakeScraperApi};
 
 use super::scraper::House;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_of_the_handbook_is_found_and_scraped_once() {
-    let folder = std::env::var_os("UMBEL_PAGES").map(PathBuf::from).expect(
-        "UMBEL_PAGES must name the folder of the handbook: `scripts/test` sets it, and \
-         `scripts/pages` prints it",
-    );
+    let folder = folder();
     let web = Pages::start(&folder, Duration::ZERO).await.unwrap();
     let house = House::start().await;
     let workers = [house.worker(8), house.worker(8)];
@@ -55,4 +58,103 @@ async fn every_page_of_the_handbook_is_found_and_scraped_once() {
     assert_eq!(first.canonical.as_deref(), Some("https://debian-handbook.info/browse/stable/"));
     assert_eq!(first.truncated, Some(false));
     assert!(first.links_internal.is_some_and(|links| links > 100));
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("UMBEL_PAGES").map(PathBuf::from).expect(
+        "UMBEL_PAGES must name the folder of the handbook: `scripts/test` sets it, and \
+         `scripts/pages` prints it",
+    )
+}
+
+/// The titles of the files of a folder, as a parser reads them that is not ours.
+fn titles(folder: &Path, encoding: &str) -> BTreeMap<String, String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/handbook/titles.py");
+    let output = Command::new("python3").arg(script).arg(folder).arg(encoding).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The titles that the scraper reads of all pages that the first one leads to.
+async fn scraped(house: &House, web: &Pages, source: Source) -> BTreeMap<String, String> {
+    let worker = house.worker(8);
+    let options = SiteOptions {
+        url: format!("{}index.html", web.url()).parse().unwrap(),
+        max_depth: Some(20),
+        max_pages: Some(1000),
+        every_s: None,
+        source: Some(source),
+    };
+    let put = house.app.sites.put(&options, 3600).await.unwrap();
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    assert_eq!(house.scraped(put.id).await.pages.failed, 0);
+    worker.stop().await;
+    let pages = house.pages().await.into_iter().filter(|page| page.site_id == Some(put.id));
+    pages
+        .map(|page| {
+            (page.url.rsplit('/').next().unwrap().to_owned(), page.title.unwrap_or_default())
+        })
+        .collect()
+}
+
+fn same(found: &BTreeMap<String, String>, expected: &BTreeMap<String, String>) {
+    assert!(found.len() > 100, "only {} pages", found.len());
+    for (name, title) in found {
+        assert_eq!(Some(title), expected.get(name), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_title_is_the_one_that_another_parser_reads_directly_and_through_scraperapi() {
+    let (folder, api) = (folder(), FakeScraperApi::start("key", 0).await.unwrap());
+    let expected = titles(&folder, "utf-8");
+    let url = api.url();
+    let env = [
+        ("SCRAPE_ALLOW_PRIVATE", "127.0.0.1"),
+        ("SCRAPERAPI_KEY", "key"),
+        ("SCRAPERAPI_URL", url.as_str()),
+    ];
+    let house = House::with(&env).await;
+    let web = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    same(&scraped(&house, &web, Source::Direct).await, &expected);
+    let elsewhere = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    let through = Source::ScraperApi(ScraperApiOptions::default());
+    let found = scraped(&house, &elsewhere, through).await;
+    same(&found, &expected);
+    assert_eq!(api.asked().len(), found.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn titles_are_the_same_in_a_legacy_encoding_that_the_pages_declare() {
+    let folder = folder();
+    let latin = std::env::temp_dir().join(format!("umbel-latin-{}", uuid::Uuid::new_v4().simple()));
+    fs::create_dir(&latin).unwrap();
+    let mut letters = 0;
+    for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        if !name.ends_with(".html") {
+            continue;
+        }
+        // The handbook's titles are in English; these have the letters that encodings disagree on.
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let text = text.replacen("</title>", " Äpfel – œuvre „š“</title>", 1);
+        let text = text.replace("UTF-8", "windows-1252").replace("utf-8", "windows-1252");
+        let source = latin.join(format!("{name}.utf-8"));
+        fs::write(&source, text).unwrap();
+        let done = Command::new("iconv")
+            .args(["-f", "utf-8", "-t", "windows-1252//TRANSLIT", "-o"])
+            .args([&latin.join(&name), &source])
+            .status();
+        assert!(done.unwrap().success(), "{name}");
+        letters += 1;
+    }
+    assert!(letters > 100);
+    let web = Pages::start(&latin, Duration::ZERO).await.unwrap();
+    let house = House::start().await;
+    let found = scraped(&house, &web, Source::Direct).await;
+    same(&found, &titles(&latin, "windows-1252"));
+    assert!(found.values().all(|title| title.ends_with(" Äpfel – œuvre „š“")), "{found:?}");
+    let charsets: Vec<_> = house.pages().await.into_iter().map(|page| page.charset).collect();
+    assert!(charsets.iter().all(|charset| charset.as_deref() == Some("windows-1252")));
+    fs::remove_dir_all(latin).unwrap();
 }

@@ -135,7 +135,7 @@ async fn pages_that_only_a_sitemap_names_are_found_within_the_limits_of_the_site
         .route(
             "/maps/pages",
             get(async move || {
-                let pages = ["/a", "/private/b", "/a", "/c", "/d", "/e"].map(|page| map(page));
+                let pages = ["/a", "/private/b", "/a", "/c", "/d", "/e"].map(&map);
                 let all = [&pages[..], &["https://elsewhere.example/".to_owned()]].concat();
                 all.iter().map(|page| format!("<url><loc>{page}</loc></url>")).collect::<String>()
             }),
