@@ -45,7 +45,7 @@ impl App {
         let scraperapi = ScraperApi::new(settings.scraperapi.clone())
             .context("scraperapi could not be asked")?;
         let ledger = Ledger::new(db.clone());
-        let politeness = Politeness::default();
+        let politeness = Politeness { every: settings.host_every };
         let (sites, pages) = (Sites::new(db.clone()), Pages::new(db.clone()));
         Ok(Self { db, sites, pages, fetcher, scraperapi, ledger, politeness, client, settings })
     }
@@ -68,6 +68,9 @@ const PAGES_KEPT: Duration = Duration::from_hours(90 * 24);
 const PAGES_KEPT_RANGE: RangeInclusive<Duration> =
     Duration::from_hours(1)..=Duration::from_hours(3650 * 24);
 
+/// What is rarer is a schedule.
+const HOST_EVERY_LONGEST: Duration = Duration::from_hours(1);
+
 /// How the scraper works.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -78,6 +81,9 @@ pub struct Settings {
     pub site_every_s: u32,
     /// SCRAPERAPI_KEY, SCRAPERAPI_URL and SCRAPERAPI_DAILY_CREDITS.
     pub scraperapi: ScraperApiSettings,
+    /// HOST_EVERY: how long from one visit of a host to the next, over all workers, at most 1 h.
+    /// Default 1 s, and nothing for hosts that SCRAPE_ALLOW_PRIVATE names.
+    pub host_every: Option<Duration>,
     /// PAGES_KEPT: how long a page is kept that no run finds any more. Default 90 days.
     pub pages_kept: Duration,
 }
@@ -117,7 +123,17 @@ impl Settings {
                 "PAGES_KEPT must be from 1 h to 3650 days, and is {pages_kept:?}"
             )));
         }
-        Ok(Self { fetch, site_every_s, scraperapi: ScraperApiSettings::read(env)?, pages_kept })
+        let host_every = match env.get("HOST_EVERY") {
+            Some(_) => Some(env.duration_or("HOST_EVERY", Duration::ZERO)?),
+            None => None,
+        };
+        if host_every.is_some_and(|every| every > HOST_EVERY_LONGEST) {
+            return Err(SettingsError::new(format!(
+                "HOST_EVERY must be at most {HOST_EVERY_LONGEST:?}"
+            )));
+        }
+        let scraperapi = ScraperApiSettings::read(env)?;
+        Ok(Self { fetch, site_every_s, scraperapi, host_every, pages_kept })
     }
 }
 
@@ -186,6 +202,8 @@ mod tests {
             ("SCRAPE_PORTS", ","),
             ("SCRAPE_MIN_RATE", "0"),
             ("PAGES_KEPT", "59m"),
+            ("HOST_EVERY", "2h"),
+            ("HOST_EVERY", "often"),
             ("SITE_EVERY", "59s"),
             ("SITE_EVERY", "31d"),
             ("SITE_EVERY", "9999999d"),

@@ -97,6 +97,12 @@ pub struct FetchedFile {
 }
 
 impl Fetcher {
+    /// Whether an address is of a host that may be fetched though it is not of the internet.
+    pub fn is_own(&self, url: &Url) -> bool {
+        let reach = guard::check(url, &self.settings.ports, &self.settings.allowed_private);
+        matches!(reach, Ok(guard::Reach::Private))
+    }
+
     /// Makes a fetcher, or says what is wrong with the settings.
     ///
     /// A rustls crypto provider must have been installed for the process; reqwest panics without.

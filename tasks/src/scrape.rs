@@ -18,8 +18,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 use umbel::{
-    BrokerError, Context, End, Handler, RetryPolicy, StoreError, Task, TaskError, TaskOptions,
-    TaskResult,
+    BrokerError, Context, End, Handler, Permit, RetryPolicy, StoreError, Task, TaskError,
+    TaskOptions, TaskResult,
 };
 use url::Url;
 
@@ -27,7 +27,7 @@ use crate::{
     App, address,
     fetch::{FetchError, FetchedPage, Reading},
     pages::{Attempt, PageRun, Place, Scraped, Trouble},
-    politeness::Turn,
+    politeness::{Politeness, Turn},
     robots::{MAX_FILE_BYTES, Robots},
     scraperapi::{Refused, ScraperApiOptions, Source},
     sitemap,
@@ -166,7 +166,7 @@ impl ScrapePage {
                 .skip(attempt, site_id, "robots.txt of its host asks not to", "robots", ctx)
                 .await;
         }
-        wait_for_a_turn(ctx.app(), &self.url, &robots).await?;
+        let turn = turn(ctx, &self.url, &robots).await?;
         let fetched = match place.source.unwrap_or_default() {
             Source::Direct => {
                 ctx.app().fetcher.read_page(&self.url, Reading::Whole).await.map_err(Into::into)
@@ -175,6 +175,10 @@ impl ScrapePage {
                 through_scraperapi(ctx.app(), &self.url, &options, attempt.page.id).await
             }
         };
+        drop(turn);
+        if let Err(error) = &fetched {
+            heed(ctx, &self.url, error).await;
+        }
         let mut fetched = match fetched {
             // A link leads to a picture or a document as often as not: nothing is wrong with that.
             Err(ScrapeError::Fetch(error @ FetchError::NotHtml { .. })) if depth > 0 => {
@@ -274,20 +278,30 @@ impl ScrapePage {
     }
 }
 
-/// Asked before each fetch: waits for a turn at a host that wants time between two visits.
-async fn wait_for_a_turn(app: &App, url: &Url, robots: &Robots) -> Result<(), ScrapeError> {
-    let Some(delay) = robots.crawl_delay_s else { return Ok(()) };
-    let delay = Duration::from_secs_f32(delay);
-    let host = url.host_str().unwrap_or_default();
-    match app.politeness.turn(host, delay, std::time::Instant::now()) {
-        Turn::After(wait) => {
-            tokio::time::sleep(wait).await;
-            Ok(())
-        }
+/// Asked before each fetch: a turn at the host, to be held while it lasts.
+async fn turn(ctx: &Context<App>, url: &Url, robots: &Robots) -> Result<Permit, ScrapeError> {
+    let App { politeness, fetcher, .. } = ctx.app();
+    let delay = robots.crawl_delay_s.map(Duration::from_secs_f32);
+    match politeness.turn(ctx.client(), url, fetcher.is_own(url), delay).await? {
+        Turn::Now(permit) => Ok(permit),
         Turn::Later(wait) => {
-            let why = format!("its host wants {delay:?} between two visits");
+            let why = "its host is visited by others now".to_owned();
             Err(ScrapeError::Later { wait: wait.max(SNOOZE_SHORTEST), why })
         }
+    }
+}
+
+/// A host that is asked too much is left alone by all workers.
+async fn heed(ctx: &Context<App>, url: &Url, error: &ScrapeError) {
+    let ScrapeError::Fetch(error @ FetchError::Status { status: 429 | 503, .. }) = error else {
+        return;
+    };
+    if error.http_status() == Some(503) && error.retry_after().is_none() {
+        // It has trouble of its own.
+        return;
+    }
+    if let Err(error) = Politeness::pause(ctx.client(), url, error.retry_after()).await {
+        warn!(%error, "the other workers could not be told to leave a host alone");
     }
 }
 

@@ -1,6 +1,9 @@
 //! What hosts ask of their visitors.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use axum::{Router, http::StatusCode, http::header, response::Html, routing::get};
 use umbel_tasks::{PageCounts, ScrapePage, Status, SweepSites};
@@ -155,4 +158,52 @@ async fn pages_that_only_a_sitemap_names_are_found_within_the_limits_of_the_site
     urls.sort_unstable();
     assert_eq!(urls, ["", "a", "c", "d"].map(|path| web.at(path)));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_workers_together_keep_the_pace_of_a_host_and_leave_it_alone_when_it_says_so() {
+    const EVERY: Duration = Duration::from_millis(300);
+    const PAUSE: Duration = Duration::from_secs(2);
+    const PAGES: usize = 10;
+    // How far a visit may be off on its way from its turn.
+    const OFF: Duration = Duration::from_millis(150);
+    let visits: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let seen = visits.clone();
+    let page = move |home: bool| {
+        let seen = seen.clone();
+        async move {
+            let mut seen = seen.lock().unwrap();
+            seen.push(Instant::now());
+            let links = ["/p/1", "/p/2", "/p/3", "/p/4", "/p/5", "/p/6", "/p/7", "/p/8", "/p/9"];
+            match seen.len() {
+                // The last that comes before the pause.
+                4 => Err((StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "2")])),
+                _ => Ok(Html(html("page", if home { &links } else { &[] }))),
+            }
+        }
+    };
+    let other = page.clone();
+    let router = Router::new()
+        .route("/", get(async move || page(true).await))
+        .route("/p/{n}", get(async move || other(false).await));
+    let web = Web::serve(router).await;
+    let settings = [("SCRAPE_ALLOW_PRIVATE", "127.0.0.1"), ("HOST_EVERY", "300ms")];
+    let house = House::with(&settings).await;
+    let workers = [house.worker(4), house.worker(4), house.worker(4)];
+    let put = house.put(web.url.as_str(), 2, 100).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    house.scraped(put.id).await;
+    within(PATIENCE, "every page is read", async || {
+        (visits.lock().unwrap().len() > PAGES).then_some(())
+    })
+    .await;
+    let visits = visits.lock().unwrap().clone();
+    for pair in visits.windows(2) {
+        assert!(pair[1] - pair[0] + OFF >= EVERY, "{:?} apart", pair[1] - pair[0]);
+    }
+    let left_alone = visits[4] - visits[3];
+    assert!(left_alone + OFF >= PAUSE, "only for {left_alone:?}");
+    for worker in workers {
+        worker.stop().await;
+    }
 }
