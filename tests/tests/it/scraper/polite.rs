@@ -207,3 +207,62 @@ async fn three_workers_together_keep_the_pace_of_a_host_and_leave_it_alone_when_
         worker.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_fifty_hosts_is_visited_at_its_own_pace_whichever_of_three_workers_comes() {
+    const EVERY: Duration = Duration::from_millis(500);
+    const OFF: Duration = Duration::from_millis(250);
+    const HOSTS: usize = 50;
+    /// When each visit of a host began, and how many were there at once at most.
+    #[derive(Default)]
+    struct Visits {
+        began: Vec<Instant>,
+        now: usize,
+        most: usize,
+    }
+    let house =
+        House::with(&[("SCRAPE_ALLOW_PRIVATE", "127.0.0.1"), ("HOST_EVERY", "500ms")]).await;
+    let mut hosts = Vec::new();
+    for _ in 0..HOSTS {
+        let visits: Arc<Mutex<Visits>> = Arc::default();
+        let page = |links: &'static [&'static str]| {
+            let visits = visits.clone();
+            get(async move || {
+                {
+                    let mut visits = visits.lock().unwrap();
+                    visits.began.push(Instant::now());
+                    visits.now += 1;
+                    visits.most = visits.most.max(visits.now);
+                }
+                tokio::time::sleep(Duration::from_millis(700)).await;
+                visits.lock().unwrap().now -= 1;
+                Html(html("page", links))
+            })
+        };
+        let router = Router::new().route("/", page(&["/a", "/b"]));
+        let router = router.route("/a", page(&[])).route("/b", page(&[]));
+        hosts.push((Web::serve(router).await, visits));
+    }
+    for (web, _) in &hosts {
+        house.put(web.url.as_str(), 1, 10).await;
+    }
+    let workers = [house.worker(16), house.worker(16), house.worker(16)];
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    within(PATIENCE * 3, "all pages are read", async || {
+        let done = house.database.sql("select count(*) from pages where status = 'succeeded'");
+        (done == (3 * HOSTS).to_string()).then_some(())
+    })
+    .await;
+    for (web, visits) in &hosts {
+        let visits = visits.lock().unwrap();
+        assert_eq!(visits.began.len(), 3, "{}", web.url);
+        for pair in visits.began.windows(2) {
+            let apart = pair[1] - pair[0];
+            assert!(apart + OFF >= EVERY, "{}: {apart:?} apart", web.url);
+        }
+        assert!(visits.most <= 2, "{} at once at {}", visits.most, web.url);
+    }
+    for worker in workers {
+        worker.stop().await;
+    }
+}
