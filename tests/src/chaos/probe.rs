@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::sleep;
+use tokio::{sync::Mutex, time::sleep};
 use umbel::{
     Application, Context, Db, Env, Handler, LimitRules, Migration, Registry, RegistryError,
     RetryPolicy, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
@@ -33,6 +33,10 @@ const MIGRATIONS: &[Migration] = &[Migration {
 
 /// A sleep of so many milliseconds is told apart in the history.
 const LONG_MS: u64 = 5_000;
+
+/// Between its commit and its abort a trial is the only one of its process that means to abort: so
+/// each of them dies once, and none is taken along before it has written down its effect.
+static ABORTING: Mutex<()> = Mutex::const_new(());
 
 /// What a trial does before its effect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -155,6 +159,10 @@ impl Trial {
             }
         }
         if let Some(db) = &ctx.app().db {
+            let _alone = match self.act {
+                Act::AbortAfterEffect => Some(ABORTING.lock().await),
+                _ => None,
+            };
             let mut is_first = false;
             let token = effect(db, ctx, &mut is_first).await?;
             ctx.app().write(Event::Effect, ctx, Some(&token.simple().to_string()))?;

@@ -92,7 +92,7 @@ impl Driver {
     /// Until all is enqueued and nearly all has ended.
     pub async fn storm(&mut self) {
         let enough = self.tasks as u64 * 19 / 20;
-        while self.model.ended() < enough {
+        while self.accepted.len() < self.tasks || self.model.ended() < enough {
             assert!(self.figures.steps < (self.tasks * STEPS_PER_TASK) as u64, "no end of it");
             while self.workers.iter().filter(|worker| worker.is_counted()).count() < WORKERS {
                 self.born().await;
