@@ -105,6 +105,14 @@ impl Process {
         self.child.id()
     }
 
+    /// The memory that it has resident now.
+    pub fn rss_kib(&self) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.pid())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()).expect("a living process");
+        kib.parse().expect("a number")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         read(&self.folder.join("stderr"))

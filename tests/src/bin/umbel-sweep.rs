@@ -2,12 +2,11 @@
 //! time, memory of the worker, and the longest transaction.
 
 use std::{
-    fs,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Parser;
 use tokio::time::sleep;
 use umbel_broker::{BrokerSettings, Client};
@@ -64,12 +63,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     database.sql(&format!(
         "insert into sites (url) select 'https://' || n || '.example/' from generate_series(1, {sites}) n"
     ));
-    let before = rss_kib(worker.pid())?;
+    let before = worker.rss_kib();
     let began = Instant::now();
     let handle = client.enqueue(SweepSites {}).await?;
     let (mut most, mut longest) = (before, 0);
     let swept = loop {
-        most = most.max(rss_kib(worker.pid())?);
+        most = most.max(worker.rss_kib());
         longest = longest.max(longest_transaction_ms(&database)?);
         if let Some(record) = handle.record().await?
             && record.state.has_ended()
@@ -91,13 +90,6 @@ async fn main() -> anyhow::Result<ExitCode> {
         && growth < GROWTH_MAX_KIB
         && longest < TRANSACTION_MAX_MS;
     Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn rss_kib(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|rest| rest.split_whitespace().next()).context("no VmRSS")?;
-    Ok(kib.parse()?)
 }
 
 /// Of those that are open in the scraper's database now.

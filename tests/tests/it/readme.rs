@@ -200,3 +200,13 @@ async fn the_tour_of_the_api_can_be_made() {
     assert!(made > 12, "{made}");
     assert_eq!(api.stop().await.code(), Some(0));
 }
+
+/// In a debug build: this is about the command, not about its figures.
+#[test]
+fn its_load_on_the_api_is_enqueued_whole() {
+    let output = Command::new(binary("umbel-load"))
+        .args(["--connections", "8", "--seconds", "1"])
+        .output()
+        .unwrap();
+    assert!(output.status.success() && said(&output).contains(" 0 errors"), "{}", said(&output));
+}
