@@ -37,7 +37,10 @@ pub(crate) async fn claimed_sites(sites: &Sites, client: &Client) -> Result<u64,
                 Ok(url) => {
                     tasks.push((key_of_site(&wanted), ScrapeSite { url, site: wanted.site }))
                 }
-                Err(error) => sites.fail(wanted.site, None, &error, Some("address")).await?,
+                Err(error) => {
+                    let url = Some(wanted.url.as_str());
+                    sites.fail(wanted.site, None, url, &error, Some("address")).await?;
+                }
             }
         }
         // A crash before this line: nobody has enqueued them. After it: they are enqueued, and

@@ -100,7 +100,8 @@ impl Handler<App> for ScrapeSite {
 
     async fn ended(self, end: &End, ctx: &Context<App>) -> TaskResult<()> {
         let (error, class) = told_of_end(end);
-        Ok(ctx.app().sites.fail(self.site, Some(ctx.task_id()), &error, class).await?)
+        let (task, url) = (Some(ctx.task_id()), Some(self.url.as_str()));
+        Ok(ctx.app().sites.fail(self.site, task, url, &error, class).await?)
     }
 }
 

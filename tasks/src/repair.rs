@@ -34,7 +34,7 @@ pub(crate) async fn sites(sites: &Sites, client: &Client) -> Result<u64, Enqueue
             match fate(client, &it.task_id).await? {
                 Fate::Alive => alive.push((it.site, &it.task_id)),
                 Fate::Ended(why) => {
-                    sites.fail(it.site, Some(&it.task_id), &why, None).await?;
+                    sites.fail(it.site, Some(&it.task_id), None, &why, None).await?;
                     repaired += 1;
                 }
                 Fate::Lost => lost.push((it.site, &it.task_id)),

@@ -143,12 +143,13 @@ impl Sites {
     }
 
     /// Gives the run up, unless it was planned: then its pages tell how it ends. The site must be in
-    /// the hands of this task, or of none. Without a class that of the last attempt stays, or it is
+    /// the hands of this task, or of none yet and at this address. Without a class that of the last attempt stays, or it is
     /// `task`: its task ended by an accident of its own.
     pub async fn fail(
         &self,
         site: SiteRun,
         task_id: Option<&TaskId>,
+        url: Option<&str>,
         error: &str,
         error_class: Option<&str>,
     ) -> Result<(), StoreError> {
@@ -157,10 +158,11 @@ impl Sites {
             #[serde(flatten)]
             site: SiteRun,
             task_id: Option<&'a TaskId>,
+            url: Option<&'a str>,
             error: &'a str,
             error_class: Option<&'a str>,
         }
-        let params = Params { site, task_id, error, error_class };
+        let params = Params { site, task_id, url, error, error_class };
         self.db
             .transaction(async |tx| {
                 if tx.execute(FAIL, &params).await? > 0 {
@@ -258,7 +260,7 @@ where sites.id = p.id and sites.run = p.run and sites.task_id = p.task_id and pl
 const FAIL: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (id bigint, run bigint, task_id text, error text, error_class text)
+        as p (id bigint, run bigint, task_id text, url text, error text, error_class text)
 )
 update sites set
     status = 'failed', error = p.error,
@@ -267,7 +269,7 @@ update sites set
 from p
 where sites.id = p.id and sites.run = p.run and planned_at is null
     and status in ('queued', 'running')
-    and (sites.task_id = p.task_id or sites.task_id is null)";
+    and (sites.task_id = p.task_id or sites.task_id is null and sites.url = p.url)";
 
 /// A page that was never visited ends as its site did.
 const OWN_PAGE_ENDS: &str = "
