@@ -14,7 +14,7 @@ const DOCUMENTS: [Document; 4] = [
         generator: Some("DocBook XSL"),
         charset: "UTF-8",
         python: "utf-8",
-        language: Some("ru"),
+        language: "rus",
         title: "Руководство пользователя aptitude",
         pages: 80,
     },
@@ -23,8 +23,8 @@ const DOCUMENTS: [Document; 4] = [
         generator: Some("Docutils"),
         charset: "UTF-8",
         python: "utf-8",
-        language: Some("ja"),
-        title: "Debian 開発者リファレンス",
+        language: "ja",
+        title: "Debian デベロッパー レファレンス",
         pages: 10,
     },
     Document {
@@ -33,7 +33,8 @@ const DOCUMENTS: [Document; 4] = [
         // What javadoc calls so is what Windows made of it.
         charset: "Shift_JIS",
         python: "cp932",
-        language: None,
+        // The frame that javadoc draws around the Japanese text is English, and so are the titles.
+        language: "eng",
         title: "Overview (LHA Library for Java)",
         pages: 150,
     },
@@ -42,7 +43,7 @@ const DOCUMENTS: [Document; 4] = [
         generator: Some("makeinfo"),
         charset: "UTF-8",
         python: "utf-8",
-        language: None,
+        language: "eng",
         title: "Top (GNU M4 1.4.19 macro processor)",
         pages: 100,
     },
@@ -56,8 +57,8 @@ struct Document {
     charset: &'static str,
     /// As Python calls it.
     python: &'static str,
-    /// The language of its first page, as far as that tells.
-    language: Option<&'static str>,
+    /// What a good part of its pages call their language, or are taken for.
+    language: &'static str,
     /// A part of the title of its first page.
     title: &'static str,
     /// More than so many.
@@ -106,10 +107,10 @@ fn check(document: &Document, web: &Pages, pages: Vec<Page>, expected: &BTreeMap
     assert!(named.count() * 10 >= count * 8, "{package}: another generator");
     let first = pages.iter().find(|page| page.url.ends_with("/index.html")).unwrap();
     assert!(first.title.as_deref().unwrap().contains(document.title), "{package}: {first:?}");
-    if let Some(language) = document.language {
-        let known = [&first.language, &first.language_guess];
-        assert!(known.iter().any(|it| it.as_deref() == Some(language)), "{package}: {first:?}");
-    }
+    let told = |page: &Page| [page.language.clone(), page.language_guess.clone()];
+    let right = |page: &&Page| told(page).iter().any(|it| it.as_deref() == Some(document.language));
+    let known = pages.iter().filter(right).count();
+    assert!(known * 5 >= count, "{package}: {:?}", pages.iter().map(told).collect::<Vec<_>>());
     assert_eq!(&titles_of(web, pages), expected, "{package}");
 }
 
@@ -141,13 +142,18 @@ async fn titles_of_other_generators_and_languages_are_those_that_another_parser_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn titles_that_are_all_in_a_legacy_encoding_are_read_as_another_parser_does() {
-    let [russian, ..] = DOCUMENTS;
-    let copy = Copy::reencoded(&russian.folder(), "koi8-r", |text| text);
-    let expected = titles(&copy.0, "koi8-r");
-    let cyrillic = |title: &String| title.chars().any(|letter| ('а'..='я').contains(&letter));
-    assert!(expected.values().filter(|title| cyrillic(title)).count() > 60, "{expected:?}");
     let house = House::start().await;
-    let web = serve(&copy).await;
-    let pages = read(&house, &web, Source::Direct).await;
-    check(&Document { charset: "KOI8-R", ..russian }, &web, pages, &expected);
+    let [russian, japanese, ..] = DOCUMENTS;
+    for (document, encoding, charset, letters) in
+        [(russian, "koi8-r", "KOI8-R", 'а'..='я'), (japanese, "euc-jp", "EUC-JP", 'ァ'..='ヶ')]
+    {
+        let copy = Copy::reencoded(&document.folder(), encoding, |text| text);
+        let expected = titles(&copy.0, encoding);
+        let foreign = |title: &String| title.chars().any(|letter| letters.contains(&letter));
+        let count = expected.values().filter(|title| foreign(title)).count();
+        assert!(count * 2 > expected.len(), "{count} of {expected:?}");
+        let web = serve(&copy).await;
+        let pages = read(&house, &web, Source::Direct).await;
+        check(&Document { charset, ..document }, &web, pages, &expected);
+    }
 }
