@@ -30,7 +30,6 @@ use crate::{
     pages::Trouble,
     politeness::WAITED_FOR,
     robots::{MAX_FILE_BYTES, Robots},
-    scraperapi::Source,
     site_run::{Plan, SiteAttempt, SitePlace, SiteRun},
     sitemap::{self, Maps},
     visit::{Patience, visit},
@@ -125,7 +124,7 @@ impl ScrapeSite {
             0 => 0,
             _ => place.max_pages.saturating_sub(1) as usize,
         };
-        let maps = self.sitemaps(&robots, others, ctx).await?;
+        let maps = self.sitemaps(&place, &robots, others, ctx).await?;
         let named = maps.pages.len();
         let plan = Plan { robots, sitemap: maps.pages, sitemap_error: maps.error };
         sites.plan(attempt, &plan).await?;
@@ -146,32 +145,31 @@ impl ScrapeSite {
     async fn robots(&self, place: &SitePlace, ctx: &Context<App>) -> Result<Robots, ScrapeError> {
         let App { fetcher, settings, .. } = ctx.app();
         let at = self.url.join("/robots.txt").map_err(|_| FetchError::BadRedirect)?;
-        let mut file = Vec::new();
         let reading = async {
+            let mut file = Vec::new();
             let reading = fetcher.read_file(&at, MAX_FILE_BYTES, |bytes| {
                 file.extend_from_slice(bytes);
                 ControlFlow::Continue(())
             });
             let late = FetchError::TimedOut { limit: ROBOTS_TIMEOUT };
-            timeout(ROBOTS_TIMEOUT, reading).await.unwrap_or(Err(late)).map_err(ScrapeError::Robots)
+            match timeout(ROBOTS_TIMEOUT, reading).await.unwrap_or(Err(late)) {
+                Ok(_) => Ok(file),
+                // There is none, or no address of this host is ever asked: its page will say so.
+                Err(error) if error.is_fatal() => Ok(Vec::new()),
+                Err(_) if place.is_foreign() => Ok(Vec::new()),
+                Err(error) => Err(ScrapeError::Robots(error)),
+            }
         };
         let patience = Patience { delay: None, in_place: WAITED_FOR };
-        match visit(ctx, &at, patience, reading).await {
-            Ok(_) => Ok(Robots::parse(&String::from_utf8_lossy(&file), &settings.fetch.user_agent)),
-            // There is none, or no address of this host is ever asked: its page will say so.
-            Err(ScrapeError::Robots(error)) if error.is_fatal() => Ok(Robots::default()),
-            // A host that ScraperAPI is asked for may well not answer us.
-            Err(ScrapeError::Robots(_)) if matches!(place.source, Source::ScraperApi(_)) => {
-                Ok(Robots::default())
-            }
-            Err(error) => Err(error),
-        }
+        let file = visit(ctx, &at, patience, reading).await?;
+        Ok(Robots::parse(&String::from_utf8_lossy(&file), &settings.fetch.user_agent))
     }
 
     /// The pages that the sitemaps name, at most `wanted`, and what was wrong with a map. Each map is
     /// a visit; what was read when the time is over counts.
     async fn sitemaps(
         &self,
+        place: &SitePlace,
         robots: &Robots,
         wanted: usize,
         ctx: &Context<App>,
@@ -182,10 +180,15 @@ impl ScrapeSite {
             let left = until.saturating_duration_since(Instant::now());
             // What a host wants between two pages it hardly wants before it has named them.
             let patience = Patience { delay: None, in_place: left };
-            let reading = async { Ok(sitemap::read(&ctx.app().fetcher, &file).await?) };
+            let reading = async {
+                match sitemap::read(&ctx.app().fetcher, &file).await {
+                    Err(error) if !place.is_foreign() => Err(ScrapeError::Fetch(error)),
+                    read => Ok(read),
+                }
+            };
             match timeout(left, visit(ctx, &file, patience, reading)).await {
-                Ok(Ok(found)) => maps.take(found, |url| robots.allow(url)),
-                Ok(Err(ScrapeError::Fetch(error))) => {
+                Ok(Ok(Ok(found))) => maps.take(found, |url| robots.allow(url)),
+                Ok(Ok(Err(error)) | Err(ScrapeError::Fetch(error))) => {
                     maps.miss(&file, &chain(&error), error.is_fatal());
                 }
                 // The links of the site are followed all the same.

@@ -44,6 +44,14 @@ pub struct SitePlace {
     pub max_pages: u32,
 }
 
+impl SitePlace {
+    /// Whether the pages are fetched from another network. The host may well not answer us then, and
+    /// that it does not, or is asked too much by us, keeps nobody from reading them.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.source, Source::ScraperApi(_))
+    }
+}
+
 /// What the host of a site says before any page is read.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Plan {
