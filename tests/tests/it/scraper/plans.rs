@@ -6,9 +6,13 @@ use std::sync::{
 };
 
 use axum::{Router, http::StatusCode, response::Html, routing::get};
+use umbel::Env;
 use umbel_broker::dead::LetterFilter;
-use umbel_tasks::{PageCounts, ScrapeSite, SiteRun, Status, SweepSites, WantedSite};
-use umbel_tests::eventually::within;
+use umbel_store::{Db, StoreSettings};
+use umbel_tasks::{
+    App, MIGRATIONS, PageCounts, ScrapeSite, SiteRun, Status, SweepSites, WantedSite,
+};
+use umbel_tests::{eventually::within, services::PostgresServer};
 
 use super::{Counter, House, PATIENCE, Web, html};
 
@@ -175,4 +179,34 @@ async fn a_task_whose_site_went_on_without_it_changes_nothing() {
     let row = house.sites().await.pop().unwrap();
     assert_eq!((row.status, row.error, visits.get()), (Status::Queued, None, 0));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_an_older_release_has_begun_go_on_and_are_not_planned_again() {
+    let house = House::start().await;
+    let database = PostgresServer::shared().database();
+    let db = Db::open(&StoreSettings::new(database.url())).unwrap();
+    let (older, newest) = MIGRATIONS.split_at(2);
+    assert_eq!(newest.len(), 1, "this is about the third");
+    db.migrate("scraper", older).await.unwrap();
+    database.sql(
+        "insert into sites (url, run, status, next_due) values
+             ('https://a.example/', 7, 'queued', now() + interval '1 hour'),
+             ('https://b.example/', 7, 'running', now() + interval '1 hour'),
+             ('https://c.example/', 0, 'pending', now());
+         insert into pages (site_id, url, run, status)
+         select id, url, run, 'pending' from sites where run > 0",
+    );
+    db.migrate("scraper", MIGRATIONS).await.unwrap();
+
+    let app = App::new(&Env::default(), house.client.clone(), db).unwrap();
+    assert!(app.sites.claimed(0, 9).await.unwrap().is_empty());
+    let pending = app.pages.pending(None, 0, 9).await.unwrap();
+    let urls: Vec<_> = pending.iter().map(|wanted| wanted.url.as_str()).collect();
+    assert_eq!(urls, ["https://a.example/", "https://b.example/"]);
+    // A site that had no run is planned as all are from now on.
+    assert_eq!(app.sites.claim_due().await.unwrap(), 1);
+    let claimed = app.sites.claimed(0, 9).await.unwrap().pop().unwrap();
+    assert_eq!(claimed.url, "https://c.example/");
+    assert_eq!(app.pages.pending(None, 0, 9).await.unwrap().len(), 2);
 }
