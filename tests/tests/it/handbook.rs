@@ -77,10 +77,11 @@ struct Copy(PathBuf);
 
 impl Copy {
     fn new(folder: &Path) -> Self {
-        let copy = std::env::temp_dir().join(format!("umbel-copy-{}", Uuid::new_v4().simple()));
-        let done = Command::new("cp").arg("-r").args([folder, &copy]).status();
+        let name = format!("umbel-copy-{}", Uuid::new_v4().simple());
+        let copy = Self(std::env::temp_dir().join(name));
+        let done = Command::new("cp").arg("-r").args([folder, &copy.0]).status();
         assert!(done.unwrap().success());
-        Self(copy)
+        copy
     }
 
     /// The pages in an encoding that they declare, which are in UTF-8, after an edit.
