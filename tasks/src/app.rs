@@ -10,9 +10,8 @@ use crate::{
     ledger::Ledger,
     pages::Pages,
     politeness::Politeness,
-    scrape::{ROBOTS_TIMEOUT, TIME_LIMIT},
+    scrape::TIME_LIMIT,
     scraperapi::{ScraperApi, ScraperApiSettings, TIMEOUT},
-    sitemap,
     sites::Sites,
 };
 
@@ -51,13 +50,9 @@ impl App {
     }
 }
 
-/// What is left of a task's time limit for the database when a fetch took all of its own.
+/// What is left of a task's time limit for its turn and the database when a fetch took all of its own.
 const TIME_TO_STORE: Duration = Duration::from_secs(15);
-/// What a task does beside fetching its page.
-const AROUND_A_PAGE: Duration = Duration::from_secs(
-    ROBOTS_TIMEOUT.as_secs() + sitemap::TIMEOUT.as_secs() + TIME_TO_STORE.as_secs(),
-);
-const _: () = assert!(TIMEOUT.as_secs() + AROUND_A_PAGE.as_secs() <= TIME_LIMIT.as_secs());
+const _: () = assert!(TIMEOUT.as_secs() + TIME_TO_STORE.as_secs() <= TIME_LIMIT.as_secs());
 
 /// How often a site may be due: not so often that one run meets the next, and not so rarely that
 /// nobody remembers it. In seconds.
@@ -102,7 +97,7 @@ impl Settings {
             allowed_private: env.parse_or("SCRAPE_ALLOW_PRIVATE", Listed(Vec::new()))?.0,
         };
         fetch.check().map_err(|error| SettingsError::new(error.to_string()))?;
-        let longest = TIME_LIMIT - AROUND_A_PAGE;
+        let longest = TIME_LIMIT - TIME_TO_STORE;
         if fetch.timeout > longest {
             return Err(SettingsError::new(format!(
                 "SCRAPE_TIMEOUT must be at most {longest:?}, and is {:?}: the task that fetches has \

@@ -1,46 +1,55 @@
 //! The reference application: a scraper of website metadata.
 //!
-//! A beat sweeps the sites that are due; each page is a task, reads its metadata and finds further
-//! pages of its site.
+//! A beat sweeps the sites that are due; each of them is a task, which plans its run; each page is a
+//! task, reads its metadata and finds further pages of its site.
 //!
 //! - [`application`]: all of it as one value, for `umbel::run`
-//! - [`SweepSites`], [`ScrapePage`], [`PruneSteps`]: the tasks
+//! - [`SweepSites`], [`ScrapeSite`], [`ScrapePage`], [`PrunePages`], [`PruneSteps`]: the tasks
 //! - [`App`], with [`Sites`] and [`Pages`]: the state they share, and the tables under it
 //! - [`fetch`], [`metadata`]: one page from the web, and what it says about itself
 
 mod address;
 mod app;
+mod enqueue;
+mod error;
 pub mod fetch;
 mod handover;
 mod ledger;
 mod listing;
 pub mod metadata;
 mod pages;
+mod paid;
+mod plan;
 mod politeness;
 mod prune;
+mod repair;
 mod robots;
 mod routes;
 mod scrape;
 mod scraperapi;
+mod site_run;
 mod sitemap;
 mod sites;
 mod sweep;
 mod tables;
+mod visit;
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use umbel::{Application, Env, Registry, RegistryError, SettingsError, Timetable, every};
 
 pub use app::{App, Settings};
-pub use handover::{Silent, Wanted};
+pub use handover::{Silent, SilentSite, Wanted, WantedSite};
 pub use ledger::{Ledger, Reserved, SourceStatus, Stopped};
 pub use listing::{Page, PageCounts, PageFilter, Site, SiteFilter};
-pub use pages::{Attempt, PageRun, Pages, Place, Scraped};
+pub use pages::{Attempt, PageRun, Pages, Place, Scraped, Trouble};
+pub use plan::{PlannedSite, ScrapeSite};
 pub use prune::{PrunePages, PruneSteps, Pruned, PrunedPages};
 pub use robots::Robots;
 pub use routes::routes;
 pub use scrape::{ScrapePage, ScrapedPage};
 pub use scraperapi::{ScraperApiOptions, ScraperApiSettings, Source};
+pub use site_run::{Plan, SiteAttempt, SitePlace, SiteRun};
 pub use sites::{Put, SiteOptions, Sites};
 pub use sweep::{SweepSites, Swept};
 pub use tables::{MIGRATIONS, Status};
@@ -59,6 +68,7 @@ pub fn application() -> Application<App> {
 pub fn registry() -> Result<Registry<App>, RegistryError> {
     Registry::builder()
         .register::<SweepSites>()
+        .register::<ScrapeSite>()
         .register::<ScrapePage>()
         .register::<PruneSteps>()
         .register::<PrunePages>()

@@ -25,10 +25,20 @@ pub struct Site {
     pub every_s: u32,
     pub next_due: DateTime<Utc>,
     pub last_scraped_at: Option<DateTime<Utc>>,
-    /// Why its own page could not be read.
+    /// When its latest run came due.
+    pub due_at: Option<DateTime<Utc>>,
+    /// The task that plans or planned its latest run.
+    pub task_id: Option<String>,
+    /// Which attempt that task is at, or that of its own page ended with; the first is 1.
+    pub attempt: u32,
+    /// Why it could not be planned yet or at all, or its own page not be read.
     pub error: Option<String>,
     /// One word for that, such as `timeout`.
     pub error_class: Option<String>,
+    /// The status of its own page, or of its robots.txt where that could not be read.
+    pub http_status: Option<u16>,
+    /// Why one of its sitemaps could not be read; its links are followed all the same.
+    pub sitemap_error: Option<String>,
     /// How it is fetched.
     pub source: Source,
     /// How the pages of its latest run stand.
@@ -177,8 +187,8 @@ const SITES: &str = "
 with p as materialized (
     select * from jsonb_to_record({params}) as p (id bigint, after bigint, \"limit\" int)
 )
-select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_at, error,
-    error_class, source,
+select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_at, due_at,
+    task_id, attempt, error, error_class, http_status, sitemap_error, source,
     (
         select jsonb_build_object(
             'pending', count(*) filter (where pages.status = 'pending'),

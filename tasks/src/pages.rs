@@ -91,12 +91,7 @@ impl Pages {
             queued_at: DateTime<Utc>,
         }
         let params = Params { attempt, url: url.as_str(), queued_at };
-        let place: Option<Place> = self.db.row(BEGIN, &params).await?;
-        if let Some(Place { site_id: Some(site), depth: 0, .. }) = place {
-            // A crash before this line leaves the site queued until its run ends; nothing rests on it.
-            self.db.execute(SITE_BEGINS, &site).await?;
-        }
-        Ok(place)
+        self.db.row(BEGIN, &params).await
     }
 
     /// What this task has stored of the page, if it has.
@@ -197,16 +192,6 @@ impl Pages {
             .await
     }
 
-    /// Keeps what the host of a site asks of its visitors, for the pages of this run.
-    pub async fn keep_robots(&self, site: i64, robots: &Robots) -> Result<(), StoreError> {
-        #[derive(Serialize)]
-        struct Params<'a> {
-            site: i64,
-            robots: &'a Robots,
-        }
-        self.db.execute(KEEP_ROBOTS, &Params { site, robots }).await.map(drop)
-    }
-
     /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
     /// yet and at this address. Without a class that of its last attempt stays,
     /// or it is `task`: its task ended by an accident of its own.
@@ -258,15 +243,12 @@ pub struct Place {
     /// How its site is fetched.
     #[serde(default)]
     pub source: Option<Source>,
-    /// What its host asked for when the run began.
+    /// What its host asked for when the run was planned.
     #[serde(default)]
     pub robots: Option<Robots>,
-    /// Whether its site has other pages than its own.
+    /// Of a site's own page: the pages that its sitemaps name.
     #[serde(default)]
-    pub follows: Option<bool>,
-    /// How many pages a run of its site has.
-    #[serde(default)]
-    pub max_pages: Option<u32>,
+    pub sitemap: Option<Vec<Url>>,
 }
 
 /// What went wrong, for a row.
@@ -300,13 +282,7 @@ where pages.id = p.id and pages.run = p.run and pages.url = p.url
 returning site_id, depth, title,
     (select source from sites where sites.id = pages.site_id) as source,
     (select robots from sites where sites.id = pages.site_id) as robots,
-    (select max_depth > 0 from sites where sites.id = pages.site_id) as follows,
-    (select max_pages from sites where sites.id = pages.site_id) as max_pages";
-
-/// A site's run is under way once its own page is.
-const SITE_BEGINS: &str = "
-update sites set status = 'running', updated_at = now()
-where id = ({params})::bigint and status = 'queued'";
+    (select sitemap from sites where sites.id = pages.site_id and pages.depth = 0) as sitemap";
 
 const STORED: &str = "
 with p as materialized (
@@ -398,12 +374,6 @@ update pages set
 from p
 where pages.id = p.id and pages.run = p.run and pages.task_id = p.task_id
     and status <> 'succeeded'";
-
-const KEEP_ROBOTS: &str = "
-with p as materialized (
-    select * from jsonb_to_record({params}) as p (site bigint, robots jsonb)
-)
-update sites set robots = p.robots, updated_at = now() from p where sites.id = p.site";
 
 const ANOTHER_ONES: &str = "
 with p as materialized (

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use umbel::{Acquired, BrokerError, Client, LimitRules, Permit};
 use url::Url;
 
+use crate::visit::Patience;
+
 /// The name under which turns at hosts are counted.
 const HOSTS: &str = "host";
 
@@ -19,7 +21,7 @@ const LEASE: Duration = Duration::from_secs(120);
 
 /// A turn that comes sooner than this is waited for in place; a later one is better deferred, while
 /// the worker does other work.
-const WAITED_FOR: Duration = Duration::from_secs(2);
+pub(crate) const WAITED_FOR: Duration = Duration::from_secs(2);
 
 /// How long a host is left alone that says it is asked too much and not for how long.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -56,10 +58,10 @@ impl Politeness {
         client: &Client,
         url: &Url,
         is_own: bool,
-        delay: Option<Duration>,
+        patience: Patience,
     ) -> Result<Turn, BrokerError> {
-        let rules = self.rules(is_own, delay);
-        let until = Instant::now() + WAITED_FOR;
+        let rules = self.rules(is_own, patience.delay);
+        let until = Instant::now() + patience.in_place;
         loop {
             match client.acquire(HOSTS, &host(url), &rules).await? {
                 Acquired::Granted(permit) => return Ok(Turn::Now(permit)),

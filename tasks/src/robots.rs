@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::metadata::MAX_URL_BYTES;
+
 /// As much of the file is read; the standard asks for no less, and none that is honest has more.
 pub(crate) const MAX_FILE_BYTES: usize = 500 * 1024;
 /// The largest shops have some hundred rules.
@@ -65,7 +67,7 @@ impl Robots {
             }
             if field == "sitemap" {
                 // Stands for itself, wherever it is.
-                if sitemaps.len() < MAX_SITEMAPS {
+                if sitemaps.len() < MAX_SITEMAPS && value.len() <= MAX_URL_BYTES {
                     sitemaps.extend(value.parse());
                 }
                 continue;

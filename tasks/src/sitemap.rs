@@ -2,7 +2,7 @@
 //! memory that does not grow with them.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     io::{self, Write},
     ops::ControlFlow,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,13 +11,16 @@ use std::{
 
 use flate2::write::GzDecoder;
 use lol_html::{HtmlRewriter, MemorySettings, Settings, comments, element, end_tag, send, text};
-use tracing::debug;
 use url::Url;
 
-use crate::{fetch::Fetcher, metadata::MAX_URL_BYTES};
+use crate::{
+    fetch::{FetchError, Fetcher},
+    metadata::MAX_URL_BYTES,
+};
 
-/// All sitemaps of a site together; what was read by then counts.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+/// All sitemaps of a site together, the turns at their host included, of which there is one a second;
+/// what was read by then counts.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Of the transfer and, where a file is gzipped itself, again of what comes out. The protocol
 /// allows 50 MB, which no run has places for.
 const MAX_FILE_BYTES: usize = 8 << 20;
@@ -28,53 +31,86 @@ const MAX_PAGES: usize = 5_000;
 /// For one element of the file.
 const MAX_PARSER_BYTES: usize = 256 * 1024;
 
-/// The pages that the sitemaps of a site name, at most `wanted` of those that are `good`: the maps of
-/// `named`, which robots.txt names, or of `/sitemap.xml`.
+/// The sitemaps of a site, one after the other: those of `named`, which robots.txt names, or else
+/// `/sitemap.xml`.
 ///
-/// A site without a sitemap, or with one that cannot be read, has none: its links are followed.
-pub(crate) async fn pages(
-    fetcher: &Fetcher,
-    home: &Url,
-    named: &[Url],
+/// A site without a sitemap has no pages here: its links are followed.
+#[derive(Debug)]
+pub(crate) struct Maps {
+    /// The pages that they name, each once.
+    pub pages: Vec<Url>,
+    /// What was wrong with the first that could not be read.
+    pub error: Option<String>,
+    site: Url,
     wanted: usize,
-    good: impl Fn(&Url) -> bool,
-) -> Vec<Url> {
-    let mut files: VecDeque<Url> = named.iter().take(MAX_FILES).cloned().collect();
-    if files.is_empty() {
-        files.extend(home.join("/sitemap.xml"));
-    }
-    let (mut pages, mut read) = (Vec::new(), 0);
-    let reading = async {
-        while let Some(file) = files.pop_front() {
-            read += 1;
-            let found = match read_file(fetcher, &file).await {
-                Ok(found) => found,
-                Err(error) => {
-                    debug!(%error, site = %home, "a sitemap is passed over");
-                    continue;
-                }
-            };
-            pages.extend(found.pages.into_iter().filter(&good));
-            pages.truncate(wanted.min(MAX_PAGES));
-            let room = MAX_FILES.saturating_sub(read + files.len());
-            files.extend(found.files.into_iter().take(room));
-        }
-    };
-    if tokio::time::timeout(TIMEOUT, reading).await.is_err() {
-        debug!(site = %home, "the sitemaps take too long; what was read of them counts");
-    }
-    pages
+    known: HashSet<Url>,
+    files: VecDeque<Url>,
+    read: usize,
+    are_named: bool,
 }
 
-async fn read_file(fetcher: &Fetcher, file: &Url) -> Result<Found, crate::fetch::FetchError> {
+impl Maps {
+    /// Of their pages at most `wanted` are, those of the site's own address left out.
+    pub fn new(site: &Url, named: &[Url], wanted: usize) -> Self {
+        let are_named = !named.is_empty();
+        let mut files: VecDeque<Url> = named.iter().take(MAX_FILES).cloned().collect();
+        if !are_named {
+            files.extend(site.join("/sitemap.xml"));
+        }
+        let known = HashSet::from([site.clone()]);
+        let wanted = wanted.min(MAX_PAGES);
+        let (pages, error, site) = (Vec::new(), None, site.clone());
+        Self { pages, error, site, wanted, known, files, read: 0, are_named }
+    }
+
+    /// The file to read next, while more pages are wanted.
+    pub fn next(&mut self) -> Option<Url> {
+        if self.pages.len() >= self.wanted {
+            return None;
+        }
+        self.read += 1;
+        self.files.pop_front()
+    }
+
+    /// Takes what a file names: pages of the site, or of the host where the file was in the end, for
+    /// the site may be at home there, if the host wants them to be read; and further files.
+    pub fn take(&mut self, found: Found, allows: impl Fn(&Url) -> bool) {
+        let homes = [Some(self.site.origin()), found.at.as_ref().map(Url::origin)];
+        for url in found.pages {
+            if self.pages.len() < self.wanted
+                && homes.contains(&Some(url.origin()))
+                && allows(&url)
+                && self.known.insert(url.clone())
+            {
+                self.pages.push(url);
+            }
+        }
+        let room = MAX_FILES.saturating_sub(self.read + self.files.len());
+        self.files.extend(found.files.into_iter().take(room));
+        self.are_named |= !self.files.is_empty();
+    }
+
+    /// Takes that a file could not be read. Where nobody has named it, that there is none is nothing
+    /// wrong.
+    pub fn miss(&mut self, file: &Url, why: &str, is_fatal: bool) {
+        if self.are_named || !is_fatal {
+            self.error.get_or_insert_with(|| format!("{file}: {why}"));
+        }
+    }
+}
+
+/// Reads one sitemap.
+pub(crate) async fn read(fetcher: &Fetcher, file: &Url) -> Result<Found, FetchError> {
     let mut reader = Reader::new();
-    fetcher.read_file(file, MAX_FILE_BYTES, |bytes| reader.write(bytes)).await?;
-    Ok(reader.end())
+    let read = fetcher.read_file(file, MAX_FILE_BYTES, |bytes| reader.write(bytes)).await?;
+    Ok(Found { at: Some(read.final_url), ..reader.end() })
 }
 
 /// What one file names.
 #[derive(Debug, Default)]
-struct Found {
+pub(crate) struct Found {
+    /// Where it was in the end.
+    at: Option<Url>,
     pages: Vec<Url>,
     /// Further files, where it is an index.
     files: Vec<Url>,
@@ -268,6 +304,64 @@ mod tests {
             ["https://example.com/1.xml.gz", "https://example.com/2.xml"]
         );
         assert!(found.pages.is_empty());
+    }
+
+    fn maps(named: &[&str], wanted: usize) -> Maps {
+        let named: Vec<Url> = named.iter().map(|url| url.parse().unwrap()).collect();
+        Maps::new(&"https://example.com/".parse().unwrap(), &named, wanted)
+    }
+
+    fn found(at: &str, pages: &[&str], files: &[&str]) -> Found {
+        let urls = |urls: &[&str]| urls.iter().map(|url| url.parse().unwrap()).collect();
+        Found { at: at.parse().ok(), pages: urls(pages), files: urls(files), open: None }
+    }
+
+    #[test]
+    fn pages_are_those_of_the_site_and_of_where_its_map_was_each_once_and_no_more_than_wanted() {
+        let mut maps = maps(&[], 3);
+        assert_eq!(maps.next().unwrap().as_str(), "https://example.com/sitemap.xml");
+        let pages = [
+            "https://example.com/",
+            "https://www.example.com/a",
+            "https://example.com/b",
+            "https://example.com/b",
+            "https://elsewhere.example/",
+            "https://example.com/private",
+            "https://example.com/c",
+            "https://example.com/d",
+        ];
+        let found = found("https://www.example.com/map", &pages, &["https://example.com/more"]);
+        maps.take(found, |url| url.path() != "/private");
+        let expected =
+            ["https://www.example.com/a", "https://example.com/b", "https://example.com/c"];
+        assert_eq!(shown(&maps.pages), expected);
+        assert_eq!(maps.next(), None, "there is no place for more");
+    }
+
+    #[test]
+    fn maps_are_read_until_there_are_ten_and_an_index_of_indexes_ends() {
+        let mut maps = maps(&["https://example.com/1", "https://example.com/2"], 9);
+        let mut read = 0;
+        while let Some(file) = maps.next() {
+            read += 1;
+            let more = [&*format!("{file}a"), &*format!("{file}b"), &*format!("{file}c")];
+            maps.take(found(file.as_str(), &[], &more), |_| true);
+        }
+        assert_eq!(read, MAX_FILES);
+    }
+
+    #[test]
+    fn a_map_that_was_named_is_missed_and_one_that_was_guessed_is_not() {
+        let file: Url = "https://example.com/sitemap.xml".parse().unwrap();
+        let missed = |named: &[&str], is_fatal| {
+            let mut maps = maps(named, 9);
+            maps.miss(&file, "why", is_fatal);
+            maps.miss(&file, "another", false);
+            maps.error.unwrap()
+        };
+        assert_eq!(missed(&[file.as_str()], true), "https://example.com/sitemap.xml: why");
+        assert_eq!(missed(&[], false), "https://example.com/sitemap.xml: why");
+        assert_eq!(missed(&[], true), "https://example.com/sitemap.xml: another");
     }
 
     #[test]

@@ -63,8 +63,8 @@ impl Sites {
             .await
     }
 
-    /// Begins a run of every site that is due and has none under way: its own page is pending
-    /// then, and the site is due again one period from now. Returns how many.
+    /// Begins a run of every site that is due and has none under way: it is queued and its own page
+    /// pending then, and the site is due again one period from now. Returns how many.
     ///
     /// Any number may do this at once: a site is claimed by one of them.
     pub async fn claim_due(&self) -> Result<u64, StoreError> {
@@ -90,7 +90,7 @@ pub(crate) async fn lock(tx: &mut Tx, site: i64) -> Result<(), StoreError> {
 }
 
 /// Ends the run of a site once none of its pages is open; the site's own page tells how it ended.
-/// The site must be locked.
+/// What its sitemaps name has been followed by then. The site must be locked.
 pub(crate) async fn close(tx: &mut Tx, site: i64) -> Result<(), StoreError> {
     tx.execute(CLOSE, &site).await.map(drop)
 }
@@ -129,9 +129,10 @@ const PUT_PAGE: &str = concat!(
 /// broker remembers.
 ///
 /// Pages decide whether a run is under way: a page whose dead letter was redriven opens it again.
+/// A due time may be written by hand, and need not be one that a clock can show.
 const CLAIM: &str = concat!(
     "with due as (
-        select id from sites
+        select id, greatest(next_due, to_timestamp(0)) as due_at from sites
         where next_due <= now() and not exists (
             select from pages
             where pages.site_id = sites.id and pages.run = sites.run
@@ -144,8 +145,10 @@ const CLAIM: &str = concat!(
     claimed as (
         update sites set
             run = greatest(run + 1, (extract(epoch from clock_timestamp()) * 1000)::bigint),
-            next_due = now() + make_interval(secs => every_s),
-            status = 'queued', attempt = 0, error = null, error_class = null, updated_at = now()
+            due_at = due.due_at, next_due = now() + make_interval(secs => every_s),
+            status = 'queued', task_id = null, queued_at = null, planned_at = null, attempt = 0,
+            error = null, error_class = null, http_status = null,
+            sitemap = null, sitemap_error = null, updated_at = now()
         from due where sites.id = due.id
         returning sites.id, url, run
     )
@@ -158,7 +161,7 @@ const CLAIM: &str = concat!(
 const CLOSE: &str = "
 update sites set
     status = own.status, error = own.error, error_class = own.error_class,
-    attempt = own.attempt,
+    attempt = own.attempt, http_status = own.http_status, sitemap = null,
     last_scraped_at = now(), updated_at = now()
 from pages own
 where sites.id = ({params})::bigint

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "sites and pages", sql: SITES_AND_PAGES },
     Migration { version: 2, name: "sources, and more of pages", sql: SOURCES },
+    Migration { version: 3, name: "sites are planned by tasks of their own", sql: PLANS },
 ];
 
 /// Rows may be written by hand too (`insert into sites (url) values (…)`), so that everything but
@@ -111,19 +112,39 @@ create table credits (
 );
 ";
 
+/// A site's run is planned before its pages are read: `planned_at` says that it was, `due_at` when
+/// the run came due, `sitemap` which pages the site's maps name (until the run ends), `sitemap_error`
+/// why one of them could not be read. Runs that an older release has begun count as planned. The
+/// index is of what a sweep looks for, among very many sites that need nothing.
+const PLANS: &str = "
+alter table sites
+    add column task_id text,
+    add column queued_at timestamptz,
+    add column due_at timestamptz,
+    add column planned_at timestamptz,
+    add column http_status int,
+    add column sitemap jsonb,
+    add column sitemap_error text;
+update sites set planned_at = now() where run > 0;
+create index sites_unplanned on sites (id)
+    where planned_at is null and status in ('queued', 'running');
+";
+
 /// Where a site or a page stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Known, and not yet in the hands of the broker. Of a site: waits for the next sweep.
     Pending,
-    /// Waits for a worker, for the first time or again. Of a site: a sweep has claimed it.
+    /// Waits for a worker, for the first time or again. Of a site: a sweep has claimed it, and it
+    /// waits to be planned.
     Queued,
-    /// A worker reads it. Of a site: its own page was begun, and others may follow.
+    /// A worker reads it. Of a site: it is planned, or was and its pages are read.
     Running,
     /// Read and stored. Of a site: its last run came to an end, whatever became of single pages.
     Succeeded,
-    /// Given up, for the reason in `error`. Of a site: its own page could not be read.
+    /// Given up, for the reason in `error`. Of a site: it could not be planned, or its own page
+    /// could not be read.
     Failed,
     /// Not read, and rightly so, for the reason in `error`: its host asks for that, or it is no
     /// HTML. Of a site: its own page was skipped.

@@ -80,7 +80,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     };
     let (took, growth) = (began.elapsed(), most - before);
     println!(
-        "{} sites planned, {} pages enqueued in {took:.1?}; worker {before} KiB before, {growth} KiB \
+        "{} sites planned, {} tasks enqueued in {took:.1?}; worker {before} KiB before, {growth} KiB \
          more at most; longest transaction {longest} ms",
         swept.claimed, swept.enqueued
     );

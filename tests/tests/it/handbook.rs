@@ -1,5 +1,7 @@
 //! A real site of more than a hundred pages, through all of the scraper: the Debian
-//! Administrator's Handbook.
+//! Administrator's Handbook. And what other generators make, in other languages.
+
+mod documents;
 
 use std::{
     collections::BTreeMap,
@@ -9,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-use umbel_tasks::{PageCounts, ScraperApiOptions, SiteOptions, Source, Status, SweepSites};
+use umbel_tasks::{
+    Page, PageCounts, PageFilter, ScraperApiOptions, SiteOptions, Source, Status, SweepSites,
+};
 use umbel_tests::{pages::Pages, scraperapi::FakeScraperApi};
+use uuid::Uuid;
 
 use super::scraper::House;
 
@@ -67,7 +72,64 @@ fn folder() -> PathBuf {
     )
 }
 
-/// The titles of the files of a folder, as a parser reads them that is not ours.
+/// A folder of pages of our own, gone when dropped.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn new(folder: &Path) -> Self {
+        let name = format!("umbel-copy-{}", Uuid::new_v4().simple());
+        let copy = Self(std::env::temp_dir().join(name));
+        let done = Command::new("cp").arg("-r").args([folder, &copy.0]).status();
+        assert!(done.unwrap().success());
+        copy
+    }
+
+    /// The pages in an encoding that they declare, which are in UTF-8, after an edit.
+    fn reencoded(folder: &Path, encoding: &str, edit: impl Fn(String) -> String) -> Self {
+        let copy = Self::new(folder);
+        let mut pages = 0;
+        for page in copy.pages() {
+            let (page, source) = (copy.0.join(&page), copy.0.join("page.utf-8"));
+            let text = edit(fs::read_to_string(&page).unwrap());
+            let text = text.replace("UTF-8", encoding).replace("utf-8", encoding);
+            fs::write(&source, text).unwrap();
+            let done = Command::new("iconv")
+                .args(["-f", "utf-8", "-t", &format!("{encoding}//TRANSLIT"), "-o"])
+                .args([&page, &source])
+                .status();
+            assert!(done.unwrap().success(), "{}", page.display());
+            pages += 1;
+        }
+        assert!(pages > 10, "only {pages}");
+        copy
+    }
+
+    /// The paths of its pages.
+    fn pages(&self) -> Vec<String> {
+        let mut folders = vec![self.0.clone()];
+        let mut pages = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|ending| ending == "html") {
+                    pages.push(path.strip_prefix(&self.0).unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+        pages
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        // A test that failed has other worries.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The titles of the files under a folder, as a parser reads them that is not ours.
 fn titles(folder: &Path, encoding: &str) -> BTreeMap<String, String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/handbook/titles.py");
     let output = Command::new("python3").arg(script).arg(folder).arg(encoding).output().unwrap();
@@ -75,8 +137,8 @@ fn titles(folder: &Path, encoding: &str) -> BTreeMap<String, String> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The titles that the scraper reads of all pages that the first one leads to.
-async fn scraped(house: &House, web: &Pages, source: Source) -> BTreeMap<String, String> {
+/// What the scraper reads of all pages that the first one and the sitemap lead to.
+async fn read(house: &House, web: &Pages, source: Source) -> Vec<Page> {
     let worker = house.worker(8);
     let options = SiteOptions {
         url: format!("{}index.html", web.url()).parse().unwrap(),
@@ -87,14 +149,21 @@ async fn scraped(house: &House, web: &Pages, source: Source) -> BTreeMap<String,
     };
     let put = house.app.sites.put(&options, 3600).await.unwrap();
     house.client.enqueue(SweepSites {}).await.unwrap();
-    assert_eq!(house.scraped(put.id).await.pages.failed, 0);
+    let site = house.scraped(put.id).await;
     worker.stop().await;
-    let pages = house.pages().await.into_iter().filter(|page| page.site_id == Some(put.id));
-    pages
-        .map(|page| {
-            (page.url.rsplit('/').next().unwrap().to_owned(), page.title.unwrap_or_default())
-        })
-        .collect()
+    assert_eq!((site.pages.failed, site.sitemap_error), (0, None));
+    let all = PageFilter { site_id: Some(put.id), status: None, after: 0, limit: 1000 };
+    house.app.pages.list(&all).await.unwrap()
+}
+
+/// The titles of these pages, by their paths.
+fn titles_of(web: &Pages, pages: Vec<Page>) -> BTreeMap<String, String> {
+    let path = |page: &Page| page.url.strip_prefix(&web.url()).unwrap().to_owned();
+    pages.into_iter().map(|page| (path(&page), page.title.unwrap_or_default())).collect()
+}
+
+async fn scraped(house: &House, web: &Pages, source: Source) -> BTreeMap<String, String> {
+    titles_of(web, read(house, web, source).await)
 }
 
 fn same(found: &BTreeMap<String, String>, expected: &BTreeMap<String, String>) {
@@ -126,35 +195,15 @@ async fn every_title_is_the_one_that_another_parser_reads_directly_and_through_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn titles_are_the_same_in_a_legacy_encoding_that_the_pages_declare() {
-    let folder = folder();
-    let latin = std::env::temp_dir().join(format!("umbel-latin-{}", uuid::Uuid::new_v4().simple()));
-    fs::create_dir(&latin).unwrap();
-    let mut letters = 0;
-    for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
-        let name = entry.file_name().into_string().unwrap();
-        if !name.ends_with(".html") {
-            continue;
-        }
-        // The handbook's titles are in English; these have the letters that encodings disagree on.
-        let text = fs::read_to_string(entry.path()).unwrap();
-        let text = text.replacen("</title>", " Äpfel – œuvre „š“</title>", 1);
-        let text = text.replace("UTF-8", "windows-1252").replace("utf-8", "windows-1252");
-        let source = latin.join(format!("{name}.utf-8"));
-        fs::write(&source, text).unwrap();
-        let done = Command::new("iconv")
-            .args(["-f", "utf-8", "-t", "windows-1252//TRANSLIT", "-o"])
-            .args([&latin.join(&name), &source])
-            .status();
-        assert!(done.unwrap().success(), "{name}");
-        letters += 1;
-    }
-    assert!(letters > 100);
-    let web = Pages::start(&latin, Duration::ZERO).await.unwrap();
+    // The handbook's titles are in English; these have the letters that encodings disagree on.
+    let latin = Copy::reencoded(&folder(), "windows-1252", |text| {
+        text.replacen("</title>", " Äpfel – œuvre „š“</title>", 1)
+    });
+    let web = Pages::start(&latin.0, Duration::ZERO).await.unwrap();
     let house = House::start().await;
     let found = scraped(&house, &web, Source::Direct).await;
-    same(&found, &titles(&latin, "windows-1252"));
+    same(&found, &titles(&latin.0, "windows-1252"));
     assert!(found.values().all(|title| title.ends_with(" Äpfel – œuvre „š“")), "{found:?}");
     let charsets: Vec<_> = house.pages().await.into_iter().map(|page| page.charset).collect();
     assert!(charsets.iter().all(|charset| charset.as_deref() == Some("windows-1252")));
-    fs::remove_dir_all(latin).unwrap();
 }

@@ -4,6 +4,7 @@
 mod ends;
 mod heals;
 mod pages;
+mod plans;
 mod polite;
 mod routes;
 mod scraperapi;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use axum::Router;
+use chrono::Utc;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use umbel::Env;
@@ -28,8 +30,8 @@ use umbel_broker::{BrokerSettings, Client, TaskHandle};
 use umbel_proto::{QueueName, Task, TaskId};
 use umbel_store::{Db, StoreSettings};
 use umbel_tasks::{
-    App, MIGRATIONS, Page, PageFilter, Put, ScrapePage, ScrapedPage, Site, SiteFilter, SiteOptions,
-    Status, SweepSites, Swept,
+    App, MIGRATIONS, Page, PageFilter, Plan, Put, ScrapePage, ScrapeSite, ScrapedPage, Site,
+    SiteAttempt, SiteFilter, SiteOptions, Status, SweepSites, Swept, WantedSite,
 };
 use umbel_tests::{
     eventually::within,
@@ -37,6 +39,7 @@ use umbel_tests::{
 };
 use umbel_worker::{Registry, Stopped, Worker, WorkerError, WorkerSettings};
 use url::Url;
+use uuid::Uuid;
 
 /// Longer than anything here takes: three attempts of a page with their waits, or a site of more
 /// than a hundred pages.
@@ -121,6 +124,22 @@ impl House {
         self.app.sites.put(&options, 3600).await.unwrap()
     }
 
+    /// Claims the sites that are due and plans their runs, as their tasks do where the host asks for
+    /// nothing and has no sitemap. Their own pages are pending then. Returns how many.
+    pub async fn claim_and_plan(&self) -> u64 {
+        let sites = &self.app.sites;
+        sites.claim_due().await.unwrap();
+        let claimed = sites.claimed(0, 500).await.unwrap();
+        for WantedSite { site, url, .. } in &claimed {
+            let task_id = &TaskId::new(&ScrapeSite::OPTIONS.queue.parse().unwrap(), Uuid::new_v4());
+            let attempt = SiteAttempt { site: *site, task_id, attempt: 1 };
+            let url = url.parse().unwrap();
+            sites.begin(&attempt, &url, Utc::now()).await.unwrap().expect("the site is there");
+            assert!(sites.plan(&attempt, &Plan::default()).await.unwrap());
+        }
+        claimed.len() as u64
+    }
+
     /// Has a worker do one sweep, and nothing else.
     pub async fn sweep(&self) -> Swept {
         let worker = self.worker_for(&["default"], 1);
@@ -169,7 +188,7 @@ impl House {
         .await
     }
 
-    /// How many tasks wait in the queue of the pages.
+    /// How many tasks wait in the queue of the sites and pages.
     pub async fn waiting(&self) -> u64 {
         let queues = self.client.queues().await.unwrap();
         let scrape: QueueName = ScrapePage::OPTIONS.queue.parse().unwrap();

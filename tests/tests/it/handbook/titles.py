@@ -1,4 +1,4 @@
-"""Prints the title of every HTML file of a folder, as Python's own parser reads it: JSON, by name."""
+"""Prints the title of every HTML file under a folder, as Python's own parser reads it: JSON, by path."""
 
 import json
 import pathlib
@@ -28,8 +28,9 @@ class Title(HTMLParser):
 
 
 titles = {}
-for path in sorted(pathlib.Path(sys.argv[1]).glob("*.html")):
+folder = pathlib.Path(sys.argv[1])
+for path in sorted(folder.rglob("*.html")):
     parser = Title()
     parser.feed(path.read_bytes().decode(sys.argv[2]))
-    titles[path.name] = " ".join(parser.text.split())
+    titles[path.relative_to(folder).as_posix()] = " ".join(parser.text.split())
 json.dump(titles, sys.stdout)

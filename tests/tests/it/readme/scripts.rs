@@ -95,14 +95,35 @@ fn no_script_opens_a_file_where_everybody_can_make_one() {
     }
 }
 
-/// The first of its two commands; the second is what runs this test.
+/// The first of its two commands, in its two forms; the second is what runs this test.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_scrapes_every_page_and_leaves_nothing_running() {
+    let text = demo(&[]).await;
+    assert!(!text.contains("ScraperAPI"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_scrapes_every_page_through_scraperapi_where_it_is_told_to() {
+    let text = demo(&["--scraperapi"]).await;
+    let between = |text: &str, before: &str, after: &str| -> u64 {
+        let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("{before} in {text}"));
+        rest.split(after).next().unwrap().parse().unwrap()
+    };
+    let pages = between(&text, "all pages scraped: ", " succeeded");
+    assert_eq!(between(&text, "through ScraperAPI today: ", " requests for "), pages);
+    assert_eq!(between(&text, " requests for ", " credits"), pages);
+}
+
+/// Runs the demo to its end, and tells what it said.
+async fn demo(args: &[&str]) -> String {
     // What somebody's shell may know: the demo must not touch it.
     let (redis, database) = (RedisServer::start(), PostgresServer::shared().database());
     let data = env::temp_dir().join(format!("umbel-demo-{}", uuid::Uuid::new_v4().simple()));
     let demo = Command::new(root().join("scripts/dev"))
         .arg("--once")
+        .args(args)
+        .env("SCRAPERAPI_KEY", "somebody's own")
+        .env("SCRAPERAPI_URL", "http://127.0.0.1:1/")
         .env("UMBEL_DATA", &data)
         .env("REDIS_URL", redis.url())
         .env("DATABASE_URL", database.url())
@@ -143,4 +164,5 @@ async fn the_demo_scrapes_every_page_and_leaves_nothing_running() {
     assert_eq!(redis.cli(&["DBSIZE"]), "0");
     assert_eq!(database.sql("select count(*) from pg_stat_user_tables"), "0");
     fs::remove_dir_all(data).unwrap();
+    text
 }

@@ -263,7 +263,7 @@ async fn a_page_of_a_site_that_two_tasks_read_at_once_fails_neither() {
     let web = Web::serve(Router::new().route("/", get(answer))).await;
     let house = House::start().await;
     let site = house.put(web.url.as_str(), 3, 100).await.id;
-    house.app.sites.claim_due().await.unwrap();
+    house.claim_and_plan().await;
     let page = house.app.pages.pending(Some(site), 0, 9).await.unwrap().pop().unwrap().page;
     let worker = house.worker_for(&["scrape"], 2);
     let mut tasks = Vec::new();

@@ -5,7 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use axum::{Router, http::StatusCode, http::header, response::Html, routing::get};
+use axum::{
+    Router,
+    http::{StatusCode, Uri, header},
+    response::Html,
+    routing::get,
+};
 use umbel_tasks::{PageCounts, ScrapePage, Status, SweepSites};
 use umbel_tests::eventually::within;
 
@@ -154,6 +159,7 @@ async fn pages_that_only_a_sitemap_names_are_found_within_the_limits_of_the_site
     house.client.enqueue(SweepSites {}).await.unwrap();
     let site = house.scraped(put.id).await;
     assert_eq!(site.pages, PageCounts { succeeded: 4, ..PageCounts::default() });
+    assert_eq!(site.sitemap_error, None, "there were enough pages without the other maps");
     let mut urls: Vec<_> = house.pages().await.into_iter().map(|page| page.url).collect();
     urls.sort_unstable();
     assert_eq!(urls, ["", "a", "c", "d"].map(|path| web.at(path)));
@@ -225,22 +231,24 @@ async fn each_of_fifty_hosts_is_visited_at_its_own_pace_whichever_of_three_worke
     let mut hosts = Vec::new();
     for _ in 0..HOSTS {
         let visits: Arc<Mutex<Visits>> = Arc::default();
-        let page = |links: &'static [&'static str]| {
-            let visits = visits.clone();
-            get(async move || {
-                {
-                    let mut visits = visits.lock().unwrap();
-                    visits.began.push(Instant::now());
-                    visits.now += 1;
-                    visits.most = visits.most.max(visits.now);
-                }
-                tokio::time::sleep(Duration::from_millis(700)).await;
-                visits.lock().unwrap().now -= 1;
-                Html(html("page", links))
-            })
+        // Whatever is asked for, robots.txt and the sitemap included.
+        let seen = visits.clone();
+        let answer = async move |uri: Uri| {
+            {
+                let mut visits = seen.lock().unwrap();
+                visits.began.push(Instant::now());
+                visits.now += 1;
+                visits.most = visits.most.max(visits.now);
+            }
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            seen.lock().unwrap().now -= 1;
+            match uri.path() {
+                "/" => Ok(Html(html("page", &["/a", "/b"]))),
+                "/a" | "/b" => Ok(Html(html("page", &[]))),
+                _ => Err(StatusCode::NOT_FOUND),
+            }
         };
-        let router = Router::new().route("/", page(&["/a", "/b"]));
-        let router = router.route("/a", page(&[])).route("/b", page(&[]));
+        let router = Router::new().fallback(answer);
         hosts.push((Web::serve(router).await, visits));
     }
     for (web, _) in &hosts {
@@ -255,7 +263,7 @@ async fn each_of_fifty_hosts_is_visited_at_its_own_pace_whichever_of_three_worke
     .await;
     for (web, visits) in &hosts {
         let visits = visits.lock().unwrap();
-        assert_eq!(visits.began.len(), 3, "{}", web.url);
+        assert_eq!(visits.began.len(), 5, "{}", web.url);
         for pair in visits.began.windows(2) {
             let apart = pair[1] - pair[0];
             assert!(apart + OFF >= EVERY, "{}: {apart:?} apart", web.url);
@@ -265,4 +273,64 @@ async fn each_of_fifty_hosts_is_visited_at_its_own_pace_whichever_of_three_worke
     for worker in workers {
         worker.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_says_it_is_asked_too_much_is_left_alone_at_once_by_all_workers() {
+    const PAUSE: Duration = Duration::from_secs(2);
+    /// So long a worker may take to hear of it.
+    const AT_ONCE: Duration = Duration::from_millis(100);
+    /// The pages of the host, and how many of them are read before it has had enough.
+    const PAGES: usize = 60;
+    const ENOUGH: usize = 20;
+    /// Requests of those who had their turn before: as many as are at the host at once.
+    const IN_FLIGHT: usize = 2;
+    /// When each request came, by the clock of the host, and when it said that it is too much.
+    #[derive(Default)]
+    struct Seen {
+        came: Vec<Instant>,
+        refused: Option<Instant>,
+    }
+    let seen: Arc<Mutex<Seen>> = Arc::default();
+    let log = seen.clone();
+    let answer = async move |uri: Uri| {
+        let mut seen = log.lock().unwrap();
+        seen.came.push(Instant::now());
+        if seen.came.len() == ENOUGH {
+            seen.refused = Some(Instant::now());
+            return Err((StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "2")]));
+        }
+        let links: Vec<String> = (0..PAGES).map(|page| format!("/p/{page}")).collect();
+        let links: Vec<&str> = links.iter().map(String::as_str).collect();
+        match uri.path() {
+            "/" => Ok(Html(html("home", &links))),
+            "/robots.txt" | "/sitemap.xml" => {
+                Err((StatusCode::NOT_FOUND, [(header::RETRY_AFTER, "0")]))
+            }
+            _ => Ok(Html(html("page", &[]))),
+        }
+    };
+    let web = Web::serve(Router::new().fallback(answer)).await;
+    // So fast that all pages would be read within the pause: whoever does not hear of it is seen.
+    let settings = [("SCRAPE_ALLOW_PRIVATE", "127.0.0.1"), ("HOST_EVERY", "20ms")];
+    let house = House::with(&settings).await;
+    let workers = [house.worker(8), house.worker(8), house.worker(8)];
+    let put = house.put(web.url.as_str(), 1, 1 + PAGES as u32).await;
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    let site = house.scraped(put.id).await;
+    assert_eq!(site.pages, PageCounts { succeeded: 1 + PAGES as u64, ..PageCounts::default() });
+    for worker in workers {
+        worker.stop().await;
+    }
+    let seen = seen.lock().unwrap();
+    let refused = seen.refused.expect("the host has had enough");
+    let after = |from: Duration, to: Duration| {
+        let time = refused + from..refused + to;
+        seen.came.iter().filter(|came| time.contains(came)).count()
+    };
+    let late = after(AT_ONCE, PAUSE);
+    assert!(late <= IN_FLIGHT, "{late} came later than {AT_ONCE:?} after it");
+    // Each page was read once, and the one that was refused twice: nobody has given up.
+    assert_eq!(seen.came.len(), 2 + 1 + PAGES + 1);
+    assert!(after(PAUSE, PATIENCE) > 0, "there was something left to ask for");
 }

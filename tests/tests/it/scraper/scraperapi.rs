@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use axum::{Router, response::Redirect, routing::get};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::Redirect,
+    routing::get,
+};
 use chrono::{TimeDelta, Utc};
 use umbel_tasks::{Ledger, PageCounts, Put, ScraperApiOptions, SiteOptions, Source, Status};
 use umbel_tests::{
@@ -101,6 +106,28 @@ async fn where_the_service_was_led_to_is_where_the_page_is() {
     put(&house, web.url.as_str(), ScraperApiOptions::default()).await;
     let further = house.ended(&web.at("home/further")).await;
     assert_eq!(further.title.as_deref(), Some("further"));
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_wants_nothing_of_us_is_read_through_the_service_at_once() {
+    // We say who we are; the service does not.
+    let answer = async |headers: HeaderMap, uri: Uri| {
+        let is_us = headers.get(header::USER_AGENT).is_some();
+        match (is_us, uri.path()) {
+            (true, _) => Err((StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "3600")])),
+            (false, "/") => Ok(axum::response::Html(html("home", &["/a"]))),
+            (false, _) => Ok(axum::response::Html(html("a", &[]))),
+        }
+    };
+    let web = Web::serve(Router::new().fallback(answer)).await;
+    let api = FakeScraperApi::start(KEY, 0).await.unwrap();
+    let house = house(&api, &[]).await;
+    let worker = house.worker(2);
+    let site = put(&house, web.url.as_str(), ScraperApiOptions::default()).await.id;
+    let site = house.scraped(site).await;
+    assert_eq!(site.pages, PageCounts { succeeded: 2, ..PageCounts::default() });
+    assert!(site.sitemap_error.unwrap().ends_with("sitemap.xml: the host answers with status 429"));
     worker.stop().await;
 }
 

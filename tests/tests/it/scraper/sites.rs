@@ -1,6 +1,9 @@
 //! A site, its runs, and its limits.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use chrono::{TimeDelta, Utc};
 use tokio::task::JoinSet;
@@ -34,7 +37,9 @@ async fn a_sweep_has_every_page_of_a_due_site_scraped_once() {
     let swept = house.sweep().await;
     assert_eq!((swept.claimed, swept.repaired, swept.enqueued), (1, 0, 1));
     let claimed = house.site(put.id).await;
-    assert_eq!((claimed.status, claimed.pages.queued), (Status::Queued, 1));
+    assert_eq!((claimed.status, claimed.pages.pending), (Status::Queued, 1));
+    assert!(claimed.due_at.is_some_and(|due| due <= Utc::now()));
+    assert!(claimed.task_id.is_some_and(|id| id.starts_with("scrape-")));
     assert!(
         (TimeDelta::minutes(59)..TimeDelta::minutes(61)).contains(&(claimed.next_due - Utc::now()))
     );
@@ -172,6 +177,22 @@ async fn house_with_sites(count: usize) -> House {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_site_is_due_whatever_somebody_has_written_as_its_time_and_as_often_as_it_is_written() {
+    let folder = small();
+    let web = Pages::start(&folder.0, AT_ONCE).await.unwrap();
+    let house = House::start().await;
+    let put = house.put(&format!("{}a.html", web.url()), 0, 1).await;
+    let worker = house.worker_for(&["scrape"], 2);
+    for (times, due) in [(1, "-infinity"), (2, "-infinity"), (3, "2001-02-03"), (4, "2001-02-03")] {
+        house.database.sql(&format!("update sites set next_due = '{due}'"));
+        assert_eq!(house.sweep().await.claimed, 1, "{due}");
+        house.scraped(put.id).await;
+        assert_eq!(web.hits_of("/a.html"), times, "{due}");
+    }
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_site_that_is_due_is_claimed_by_one_of_many() {
     let house = house_with_sites(1000).await;
     let mut claims = JoinSet::new();
@@ -192,8 +213,12 @@ async fn sweeps_at_the_same_time_enqueue_each_site_once() {
         claimed += sweep.unwrap().wait(super::PATIENCE).await.unwrap().claimed;
     }
     assert_eq!(claimed, 250);
-    eventually_eq("each page has one task", 250, async || house.waiting().await).await;
-    assert!(house.pages().await.iter().all(|page| page.status == Status::Queued));
+    eventually_eq("each site has one task", 250, async || house.waiting().await).await;
+    let sites = house.sites().await;
+    let tasks: HashSet<_> = sites.iter().filter_map(|site| site.task_id.as_deref()).collect();
+    assert_eq!(tasks.len(), 250);
+    assert!(sites.iter().all(|site| site.status == Status::Queued));
+    assert!(house.pages().await.iter().all(|page| page.status == Status::Pending));
     sweeper.stop().await;
 }
 
@@ -204,7 +229,8 @@ async fn a_site_that_was_written_by_hand_is_scraped_or_told_what_is_wrong() {
     let house = House::start().await;
     let good = format!("{}index.html", web.url());
     house.database.sql(&format!(
-        "insert into sites (url) values ('example.com'), ('{good}'), ('http://Example.com')"
+        "insert into sites (url) values
+             ('example.com'), ('{good}'), ('http://Example.com'), ('ftp://example.com/')"
     ));
     let worker = house.worker(2);
     house.client.enqueue(umbel_tasks::SweepSites {}).await.unwrap();
@@ -220,6 +246,7 @@ async fn a_site_that_was_written_by_hand_is_scraped_or_told_what_is_wrong() {
             failed("`example.com` is no address: relative URL without a base"),
             (Status::Succeeded, None),
             failed("the address must be written as `http://example.com/`"),
+            failed("only http and https are fetched, not `ftp`"),
         ]
     );
     worker.stop().await;
