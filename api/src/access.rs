@@ -117,8 +117,9 @@ fn forbidden(scope: Scope) -> Response {
     response
 }
 
-/// In the words of a task that does not exist.
-fn no_such_task() -> Problem {
+/// Of a name that no task has, or none that is for HTTP, or one that the caller may not enqueue: which
+/// of these, nobody is told.
+pub(crate) fn no_such_task() -> Problem {
     Problem::new(StatusCode::NOT_FOUND).detail("no task of this name can be enqueued here")
 }
 

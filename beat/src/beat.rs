@@ -144,18 +144,20 @@ impl Beat {
         if self.shown.is_none_or(|shown| (now - shown).abs() >= every) {
             self.show_entries(now).await?;
         }
-        let mut changed = Vec::new();
-        for Watched { entry, next, .. } in &mut self.entries {
+        let (mut changed, mut dues) = (Vec::new(), Vec::new());
+        for Watched { entry, next, .. } in &self.entries {
             let due = entry.schedule.next_after(now);
             if due != *next
                 && let Some(due) = due
             {
                 changed.push((&*entry.name, due));
             }
+            dues.push(due);
         }
         self.client.show_next(&changed).await?;
-        for Watched { entry, next, .. } in &mut self.entries {
-            *next = entry.schedule.next_after(now);
+        // Only now: what Redis was not told is told by the next step.
+        for (Watched { next, .. }, due) in self.entries.iter_mut().zip(dues) {
+            *next = due;
         }
         Ok(())
     }

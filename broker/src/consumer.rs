@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::{
     BrokerError, Client, Delivery, Held, Pauses, Stop,
     delivery::{EntryKey, Epoch},
+    fields::Fields,
     keys::{GROUP, Shard, Stream},
     reconcile, shard,
 };
@@ -34,7 +35,6 @@ const FETCH_MAX: usize = 64;
 /// How often in a row a stream may be passed over before it goes first once.
 const PASSED_OVER_MAX: u8 = 12;
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 type Streams = Vec<(String, Vec<(String, Fields)>)>;
 
 /// Reads tasks for one worker.

@@ -8,13 +8,14 @@ mod letter;
 use chrono::{DateTime, Utc};
 use redis::cmd;
 use serde::Serialize;
-use umbel_proto::{EnvelopeError, QueueName, TaskId, TaskName, envelope::VERSION};
+use umbel_proto::{EnvelopeError, QueueName, TaskId, TaskName};
 
-use self::letter::{Fields, field, letter_id, open, shown, texts};
 pub use self::letter::{LetterId, LetterIdError};
+use self::letter::{envelope, letter_id, shown, texts};
 
 use crate::{
     BrokerError, Client, Why,
+    fields::{Fields, field},
     keys::{Shard, Stream},
     script,
 };
@@ -93,9 +94,8 @@ impl Client {
         before: Option<LetterId>,
         limit: usize,
     ) -> Result<Letters, BrokerError> {
-        let from = before.map_or("+".to_owned(), |letter| format!("({letter}"));
         let limit = limit.clamp(1, PAGE_LONGEST);
-        self.letters(queue, filter, "XREVRANGE", &from, "-", limit).await
+        self.letters(queue, filter, "XREVRANGE", &beyond(before, "+"), "-", limit).await
     }
 
     /// One dead letter with its arguments; `None`: there is no such letter (any more).
@@ -104,14 +104,9 @@ impl Client {
         queue: &QueueName,
         letter: LetterId,
     ) -> Result<Option<OpenedLetter>, BrokerError> {
-        let found = self.bodies(queue, &letter.to_string(), &letter.to_string(), 1).await?;
-        Ok(found.into_iter().next().map(|(letter, fields)| OpenedLetter {
-            args: open(&fields)
-                .and_then(|(envelope, body)| {
-                    // A newer envelope may be of any shape; only its plain fields are known here.
-                    if envelope.version > VERSION { envelope.body() } else { Ok(body) }
-                })
-                .map(|body| body.args),
+        Ok(self.body(queue, letter).await?.map(|fields| OpenedLetter {
+            // Of a newer envelope too: whoever looks learns what can be read of it, or why nothing can.
+            args: envelope(&fields).and_then(|envelope| envelope.body()).map(|body| body.args),
             letter: shown(letter, &texts(&fields)),
         }))
     }
@@ -128,8 +123,7 @@ impl Client {
         queue: &QueueName,
         letter: LetterId,
     ) -> Result<Option<TaskId>, BrokerError> {
-        let found = self.bodies(queue, &letter.to_string(), &letter.to_string(), 1).await?;
-        let Some((letter, fields)) = found.into_iter().next() else { return Ok(None) };
+        let Some(fields) = self.body(queue, letter).await? else { return Ok(None) };
         let ready = Redrive::of(letter, &fields)?;
         let answers = self.redrive_batch(queue, std::slice::from_ref(&ready)).await?;
         match answers.first() {
@@ -158,7 +152,7 @@ impl Client {
         let Some(last) = self.newest(queue).await? else { return Ok(Swept::default()) };
         let mut swept = Swept { next: after, ..Swept::default() };
         for _ in 0..SWEPT_MOST / BATCH {
-            let from = swept.next.map_or("-".to_owned(), |letter| format!("({letter}"));
+            let from = beyond(swept.next, "-");
             let found = self.bodies(queue, &from, &last.to_string(), BATCH).await?;
             let Some((end, _)) = found.last() else {
                 swept.next = None;
@@ -210,8 +204,7 @@ impl Client {
         let Some(last) = self.newest(queue).await? else { return Ok(Swept::default()) };
         let mut swept = Swept { next: after, ..Swept::default() };
         for _ in 0..SWEPT_MOST / PAGE_LONGEST {
-            let from = swept.next.map_or("-".to_owned(), |letter| format!("({letter}"));
-            let to = last.to_string();
+            let (from, to) = (beyond(swept.next, "-"), last.to_string());
             let page = self.letters(queue, filter, "XRANGE", &from, &to, PAGE_LONGEST).await?;
             let meant: Vec<LetterId> = page.letters.iter().map(|letter| letter.letter).collect();
             if !meant.is_empty() {
@@ -268,6 +261,16 @@ impl Client {
         Ok(Letters { letters, next })
     }
 
+    async fn body(
+        &self,
+        queue: &QueueName,
+        letter: LetterId,
+    ) -> Result<Option<Fields>, BrokerError> {
+        let id = letter.to_string();
+        let found = self.bodies(queue, &id, &id, 1).await?;
+        Ok(found.into_iter().next().map(|(_, fields)| fields))
+    }
+
     async fn bodies(
         &self,
         queue: &QueueName,
@@ -314,6 +317,11 @@ impl Client {
     }
 }
 
+/// Where a range of letters begins: behind a letter, or at this end of all.
+fn beyond(letter: Option<LetterId>, end: &str) -> String {
+    letter.map_or(end.to_owned(), |letter| format!("({letter}"))
+}
+
 /// What the script is told of a letter that can be run again.
 struct Redrive {
     letter: LetterId,
@@ -333,7 +341,8 @@ enum Redriven {
 
 impl Redrive {
     fn of(letter: LetterId, fields: &Fields) -> Result<Self, BrokerError> {
-        let (envelope, body) = open(fields).map_err(|error| BrokerError::Unredrivable {
+        let opened = envelope(fields).and_then(|envelope| Ok((envelope.known_body()?, envelope)));
+        let (body, envelope) = opened.map_err(|error| BrokerError::Unredrivable {
             letter,
             reason: crate::error::chain(&error),
         })?;

@@ -9,7 +9,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use umbel_proto::{Body, Envelope, EnvelopeError, Priority, TaskName, envelope::VERSION};
 
-use crate::keys::{Shard, Stream};
+use crate::{
+    fields::field,
+    keys::{Shard, Stream},
+};
 
 /// What an entry was read from: one server and one making of the groups. The same entry id under
 /// another epoch may be another task.
@@ -60,21 +63,14 @@ pub struct Contents {
 
 impl Delivery {
     pub(crate) fn read(key: EntryKey, epoch: Arc<Epoch>, fields: &[(Vec<u8>, Vec<u8>)]) -> Self {
-        let field = |name: &str| {
-            fields
-                .iter()
-                .find(|(field, _)| field == name.as_bytes())
-                .map(|(_, value)| value.as_slice())
-        };
+        let field = |name: &str| field(fields, name);
         let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let bytes = |name| field(name).unwrap_or_default().to_vec();
         let run = Run { id: bytes("id"), attempt: bytes("attempt") };
         let parked =
             text("parked").and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?));
         let contents = Envelope::read(field).and_then(|mut envelope| {
-            // A newer body may be of any shape; it stays packed for a newer worker.
-            let body =
-                if envelope.version > VERSION { Body::default() } else { envelope.body()? };
+            let body = envelope.known_body()?;
             // Unpacked, it would only be held twice.
             envelope.env = Vec::new();
             Ok(Contents { envelope, body, parked })

@@ -18,6 +18,7 @@ pub mod dead;
 mod delivery;
 mod enqueue;
 mod error;
+mod fields;
 mod inspect;
 pub mod keys;
 pub mod limit;

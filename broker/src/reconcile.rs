@@ -8,14 +8,13 @@ use tracing::warn;
 use crate::{
     BrokerError, Delivery, Held,
     delivery::{EntryKey, Epoch, Run, knows},
+    fields::Fields,
     keys::{GROUP, Shard, Stream},
     script::{self, Scripts},
 };
 
 /// More than any worker runs at once, so that the whole of what it holds is seen.
 const HELD_MAX: usize = 10_000;
-
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What Redis thinks a worker holds of a shard, by the epoch of the answer: entry → run, empty
 /// where the entry has no body.

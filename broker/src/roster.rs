@@ -54,8 +54,7 @@ impl Client {
     /// The workers that nobody has declared dead, by id, with what they run. What they tell is as old
     /// as their last heartbeat, 3 s or so; older, and they are silent: [`WorkerInfo::beat`].
     pub async fn living_workers(&self) -> Result<Vec<WorkerStatus>, BrokerError> {
-        let told: HashMap<String, String> =
-            self.query(cmd("HGETALL").arg(keys::worker_info())).await?;
+        let told = self.workers().await?;
         let beats: HashMap<String, String> =
             self.query(cmd("HGETALL").arg(keys::heartbeat())).await?;
         let lives = |id: &String| beats.get(id).is_some_and(|beat| !beat.starts_with("dead "));

@@ -5,6 +5,7 @@
 //! - [`Envelope`], [`codec`]: what travels through the broker
 //! - [`Outcome`], [`TaskState`]: how a run ended, and what a person sees of a task
 //! - [`Catalog`]: what may be enqueued from outside, with its schemas
+//! - [`misleads`]: what a name or a line of a log must not carry
 
 pub mod catalog;
 pub mod codec;
@@ -16,6 +17,7 @@ mod outcome;
 mod retry;
 mod state;
 mod task;
+mod text;
 
 pub use catalog::{ArgsError, Catalog, CatalogEntry};
 pub use codec::CodecError;
@@ -27,3 +29,4 @@ pub use outcome::Outcome;
 pub use retry::RetryPolicy;
 pub use state::{TaskState, UnknownState};
 pub use task::Task;
+pub use text::misleads;

@@ -7,7 +7,7 @@
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use umbel::{Db, StoreError, TaskId};
+use umbel::{Db, StoreError, TaskId, Tx};
 use url::Url;
 
 use crate::{
@@ -178,18 +178,7 @@ impl Pages {
             trouble: Trouble<'a>,
         }
         let params = Params { attempt, trouble };
-        self.db
-            .transaction(async |tx| {
-                if let Some(site) = site_id {
-                    sites::lock(tx, site).await?;
-                }
-                tx.execute(SKIP, &params).await?;
-                match site_id {
-                    Some(site) => sites::close(tx, site).await,
-                    None => Ok(()),
-                }
-            })
-            .await
+        self.db.transaction(async |tx| end(tx, site_id, SKIP, &params).await).await
     }
 
     /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
@@ -220,17 +209,26 @@ impl Pages {
         self.db
             .transaction(async |tx| {
                 let of: Option<Of> = tx.row(SITE_OF, &page.id).await?;
-                let site = of.and_then(|of| of.site_id);
-                if let Some(site) = site {
-                    sites::lock(tx, site).await?;
-                }
-                tx.execute(FAIL, &params).await?;
-                match site {
-                    Some(site) => sites::close(tx, site).await,
-                    None => Ok(()),
-                }
+                end(tx, of.and_then(|of| of.site_id), FAIL, &params).await
             })
             .await
+    }
+}
+
+/// Ends a page as `sql` has it, and with it the run of its site, if it was the last one.
+async fn end(
+    tx: &mut Tx,
+    site_id: Option<i64>,
+    sql: &'static str,
+    params: &impl Serialize,
+) -> Result<(), StoreError> {
+    if let Some(site) = site_id {
+        sites::lock(tx, site).await?;
+    }
+    tx.execute(sql, params).await?;
+    match site_id {
+        Some(site) => sites::close(tx, site).await,
+        None => Ok(()),
     }
 }
 

@@ -73,6 +73,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, SettingsError> {
     number.checked_mul(factor).map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// Writes a duration as [`duration`] reads it, to the millisecond.
+pub(crate) fn milliseconds(time: Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +92,7 @@ mod tests {
             ("7d", Duration::from_secs(604_800)),
         ] {
             assert_eq!(duration(text), Ok(expected));
+            assert_eq!(duration(&milliseconds(expected)), Ok(expected));
         }
         for wrong in [
             "",

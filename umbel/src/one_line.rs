@@ -11,6 +11,7 @@ use std::{
 };
 
 use tracing_subscriber::fmt::MakeWriter;
+use umbel_proto::misleads;
 
 /// Makes the writer of each event.
 #[derive(Debug, Clone, Copy)]
@@ -47,10 +48,7 @@ fn escaped(event: &str, colours: bool) -> Cow<'_, str> {
         Some(line) => (line, "\n"),
         None => (event, ""),
     };
-    let breaks = |c: char| {
-        (c.is_control() && !(colours && c == '\u{1b}'))
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let breaks = |c: char| misleads(c) && !(colours && c == '\u{1b}');
     if !line.contains(breaks) {
         return Cow::Borrowed(event);
     }

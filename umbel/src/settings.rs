@@ -19,7 +19,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::{database::DatabaseArgs, limits::LimitSettings};
-use crate::{roles::Role, telemetry::Format};
+use crate::{env::milliseconds, roles::Role, telemetry::Format};
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
 /// supervisor with it: starting again would not mend it.
@@ -250,12 +250,12 @@ impl Settings {
             ("LOG_FORMAT", self.log_format.as_str().to_owned()),
             ("PORT", self.port.to_string()),
             ("CONCURRENCY", self.concurrency.to_string()),
-            ("LEASE", format!("{}ms", self.lease.as_millis())),
-            ("GRACE", format!("{}ms", self.grace.as_millis())),
-            ("HANG_LIMIT", format!("{}ms", self.hang_limit.as_millis())),
+            ("LEASE", milliseconds(self.lease)),
+            ("GRACE", milliseconds(self.grace)),
+            ("HANG_LIMIT", milliseconds(self.hang_limit)),
             ("CRASH_LIMIT", self.crash_limit.to_string()),
-            ("PARK_LIMIT", format!("{}ms", self.park_limit.as_millis())),
-            ("JWKS_MAX_AGE", format!("{}ms", self.jwks_max_age.as_millis())),
+            ("PARK_LIMIT", milliseconds(self.park_limit)),
+            ("JWKS_MAX_AGE", milliseconds(self.jwks_max_age)),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));

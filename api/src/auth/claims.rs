@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
+use umbel_proto::misleads;
 
 use super::scope::{RoleScopes, Scope, Scopes};
 
@@ -84,14 +85,9 @@ impl Written {
     }
 }
 
-/// Line ends beyond ASCII, and what turns the direction of a line, would let a subject forge log
-/// lines before the eyes of their reader.
+/// What misleads would let a subject forge log lines before the eyes of their reader.
 pub(super) fn subject_fits(subject: &str) -> bool {
-    let misleads = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    (1..=SUBJECT_LONGEST).contains(&subject.chars().count()) && !subject.chars().any(misleads)
+    (1..=SUBJECT_LONGEST).contains(&subject.chars().count()) && !subject.contains(misleads)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use super::{
     record::Record,
     values::{FURTHEST, Key, Seconds, far, invalid},
 };
-use crate::{Claims, body::JsonBody, problem::Problem};
+use crate::{Claims, access::no_such_task, body::JsonBody, problem::Problem};
 
 /// A task to enqueue.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -202,10 +202,6 @@ pub(crate) fn no_args() -> Value {
 /// A task that is not for HTTP answers as one that does not exist.
 fn open<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a CatalogEntry, Problem> {
     catalog.get(name).filter(|entry| entry.options.over_http).ok_or_else(no_such_task)
-}
-
-fn no_such_task() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND).detail("no task of this name can be enqueued here")
 }
 
 fn accept(entry: &CatalogEntry, args: Value) -> Result<Vec<u8>, Problem> {

@@ -2,7 +2,6 @@
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use chrono::{DateTime, Utc};
-use ring::digest;
 use serde::Serialize;
 use serde_json::Value;
 use tracing::error;
@@ -10,7 +9,11 @@ use umbel_broker::TaskRecord;
 use umbel_proto::{TaskId, TaskState, codec};
 use utoipa::ToSchema;
 
+use super::values::sha256;
 use crate::problem::Problem;
+
+/// 96 bits: no two answers have the same by chance.
+const FINGERPRINT_DIGITS: usize = 24;
 
 /// What is known of a task.
 #[derive(Debug, Serialize, ToSchema)]
@@ -98,8 +101,9 @@ impl Record {
 
 /// Short, and different wherever the bytes are.
 pub(crate) fn fingerprint(bytes: &[u8]) -> String {
-    let hash = digest::digest(&digest::SHA256, bytes);
-    hash.as_ref().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    let mut hash = sha256(bytes);
+    hash.truncate(FINGERPRINT_DIGITS);
+    hash
 }
 
 /// Whether the caller has what it would be sent (`If-None-Match`).

@@ -68,10 +68,14 @@ impl Key {
     pub fn of_subject(&self, subject: &str) -> String {
         // A subject has no control characters: the zero byte tells where it ends.
         let scoped = [subject.as_bytes(), b"\0", self.0.as_bytes()].concat();
-        let hash = digest::digest(&digest::SHA256, &scoped);
-        let hex: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("http:{hex}")
+        format!("http:{}", sha256(&scoped))
     }
+}
+
+/// A hash of bytes as 64 hex digits.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A request of which one part is wrong.

@@ -4,12 +4,13 @@ use std::{collections::HashMap, fmt, str::FromStr};
 
 use chrono::DateTime;
 use serde::Serialize;
-use umbel_proto::{Body, Envelope, EnvelopeError, envelope::VERSION};
+use umbel_proto::{Envelope, EnvelopeError};
 
 use super::DeadLetter;
-use crate::BrokerError;
-
-pub(super) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+use crate::{
+    BrokerError,
+    fields::{Fields, field},
+};
 
 /// Which dead letter of a queue it is: the id of its entry, `<ms>-<n>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,15 +24,8 @@ pub struct LetterId {
 #[error("a dead letter is named by two numbers with a dash")]
 pub struct LetterIdError;
 
-/// The body of a newer envelope stays packed, for a newer worker.
-pub(super) fn open(fields: &Fields) -> Result<(Envelope, Body), EnvelopeError> {
-    let envelope = Envelope::read(|name| field(fields, name))?;
-    let body = if envelope.version > VERSION { Body::default() } else { envelope.body()? };
-    Ok((envelope, body))
-}
-
-pub(super) fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
-    fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.as_slice())
+pub(super) fn envelope(fields: &Fields) -> Result<Envelope, EnvelopeError> {
+    Envelope::read(|name| field(fields, name))
 }
 
 /// The plain fields as text, whatever stands in them.

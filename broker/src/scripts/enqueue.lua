@@ -7,12 +7,7 @@
 --       · owner or '' · id · task · enqueued ms · version · env
 -- returns per task the id, '=' .. id where the idempotency key was known,
 --         'CONFLICT' where it was used for another call, 'FULL' where the queue is at its cap
-local cap = tonumber(redis.call('HGET', KEYS[1], 'cap') or '')
-local room = math.huge
-if cap then
-  room = cap - redis.call('ZCARD', KEYS[6])
-  for i = 2, 5 do room = room - redis.call('XLEN', KEYS[i]) end
-end
+local room = room_for_more(KEYS[6])
 
 local answers = {}
 for at = 4, #ARGV, 13 do
@@ -43,10 +38,12 @@ for at = 4, #ARGV, 13 do
       redis.call('ZADD', KEYS[6], due, id)
     end
     if tracked == '1' then
-      redis.call('HSET', ARGV[1] .. 'task:' .. id,
+      local record = {
         'state', due == '' and 'queued' or 'scheduled', 'task', task, 'queue', ARGV[2],
-        'attempt', '1', 'max', max, 'enqueued', enqueued)
-      if owner ~= '' then redis.call('HSET', ARGV[1] .. 'task:' .. id, 'owner', owner) end
+        'attempt', '1', 'max', max, 'enqueued', enqueued,
+      }
+      if owner ~= '' then with(record, 'owner', owner) end
+      redis.call('HSET', ARGV[1] .. 'task:' .. id, unpack(record))
     end
     answers[#answers + 1] = id
   end

@@ -48,6 +48,16 @@ local function queued(prefix, id)
   if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
 end
 
+-- How many more tasks the queue takes: what is delayed, and what waits or runs, counts against its cap.
+-- Its control is the first key, its streams are the next four.
+local function room_for_more(delayed)
+  local cap = tonumber(redis.call('HGET', KEYS[1], 'cap') or '')
+  if not cap then return math.huge end
+  local taken = redis.call('ZCARD', delayed)
+  for n = 2, 5 do taken = taken + redis.call('XLEN', KEYS[n]) end
+  return cap - taken
+end
+
 -- More values than a Lua call can carry: an entry that wide is not ours, what fits of it is kept.
 local WIDEST = 4000
 

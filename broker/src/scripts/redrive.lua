@@ -6,12 +6,7 @@
 --       then six a letter: entry · id · stream (2–5) · tracked 1|0 · max attempts · owner or ''
 -- returns per letter 1 it waits again · 0 it is no dead letter any more
 --         'WIDE' it was too wide to be kept whole and stays · 'FULL' the queue is at its cap, it stays
-local cap = tonumber(redis.call('HGET', KEYS[1], 'cap') or '')
-local room = math.huge
-if cap then
-  room = cap - redis.call('ZCARD', KEYS[7])
-  for i = 2, 5 do room = room - redis.call('XLEN', KEYS[i]) end
-end
+local room = room_for_more(KEYS[7])
 
 -- What the burial put before the fields of the task.
 local OF_BURIAL = 8

@@ -11,7 +11,7 @@ use std::{
 
 use umbel_tests::{
     eventually::eventually,
-    process::{Launch, binary, free_port},
+    process::{Launch, Process, binary, free_port},
     services::RedisServer,
 };
 
@@ -57,6 +57,41 @@ fn shell(command: &str, env: &[(&str, &str)]) -> Output {
 fn said(output: &Output) -> String {
     let text = [output.stdout.as_slice(), &output.stderr].concat();
     String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The API without a worker: nothing that is asked of it leaves the machine.
+struct ApiAlone {
+    process: Process,
+    url: String,
+    port: u16,
+    redis: RedisServer,
+}
+
+impl ApiAlone {
+    async fn start() -> Self {
+        let (redis, port) = (RedisServer::start(), free_port());
+        let process = Self::umbel(&redis, port, &["api"]).start();
+        let url = format!("http://127.0.0.1:{port}");
+        eventually("the API answers", async || {
+            shell(&format!("curl -sf {url}/livez"), &[]).status.success().then_some(())
+        })
+        .await;
+        Self { process, url, port, redis }
+    }
+
+    fn umbel(redis: &RedisServer, port: u16, args: &[&str]) -> Launch {
+        Launch::new("umbel", args)
+            .env("REDIS_URL", redis.url())
+            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", port)
+    }
+
+    /// A token that it believes.
+    fn token(&self, args: &[&str]) -> String {
+        let output = Self::umbel(&self.redis, self.port, &[&["token"], args].concat()).output();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
 }
 
 #[test]
@@ -121,24 +156,9 @@ async fn its_commands_of_the_smallest_application_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_requests_and_looks_inside_run() {
-    let redis = RedisServer::start();
-    let port = free_port().to_string();
-    // The API alone: nothing of this leaves the machine.
-    let umbel = |args: &[&str]| {
-        Launch::new("umbel", args)
-            .env("REDIS_URL", redis.url())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
-            .env("JWT_SECRET", SECRET)
-            .env("PORT", &port)
-    };
-    let api = umbel(&["api"]).start();
-    let api_url = format!("http://127.0.0.1:{port}");
-    eventually("the API answers", async || {
-        shell(&format!("curl -sf {api_url}/livez"), &[]).status.success().then_some(())
-    })
-    .await;
-    let token = String::from_utf8(umbel(&["token"]).output().stdout).unwrap();
-    let env = [("API_URL", &*api_url), ("TOKEN", token.trim())];
+    let api = ApiAlone::start().await;
+    let (redis, token) = (&api.redis, api.token(&[]));
+    let env = [("API_URL", &*api.url), ("TOKEN", &*token)];
 
     let [post, get] = <[String; 2]>::try_from(commands("curl")).unwrap();
     let accepted = said(&shell(&format!("{post} -sS --fail-with-body"), &env));
@@ -160,30 +180,14 @@ async fn its_requests_and_looks_inside_run() {
     let next = commands("redis-cli").into_iter().find(|line| line.contains("XRANGE")).unwrap();
     let next = next.replacen("redis-cli", &format!("redis-cli -p {port}"), 1);
     assert!(said(&shell(&next, &[])).contains("pages.scrape"));
-    assert_eq!(api.stop().await.code(), Some(0));
+    assert_eq!(api.process.stop().await.code(), Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_of_the_api_can_be_made() {
-    let redis = RedisServer::start();
-    let port = free_port().to_string();
-    let umbel = |args: &[&str]| {
-        Launch::new("umbel", args)
-            .env("REDIS_URL", redis.url())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
-            .env("JWT_SECRET", SECRET)
-            .env("PORT", &port)
-    };
-    let token =
-        |args: &[&str]| String::from_utf8(umbel(args).output().stdout).unwrap().trim().to_owned();
-    let api = umbel(&["api"]).start();
-    let api_url = format!("http://127.0.0.1:{port}");
-    eventually("the API answers", async || {
-        shell(&format!("curl -sf {api_url}/livez"), &[]).status.success().then_some(())
-    })
-    .await;
-    let (tasks, admin) = (token(&["token"]), token(&["token", "--scopes", "admin"]));
-    let env = [("API_URL", &*api_url), ("TOKEN", &*tasks), ("ADMIN", &*admin)];
+    let api = ApiAlone::start().await;
+    let (tasks, admin) = (api.token(&[]), api.token(&["--scopes", "admin"]));
+    let env = [("API_URL", &*api.url), ("TOKEN", &*tasks), ("ADMIN", &*admin)];
     let mut id = String::new();
     let mut made = 0;
     for line in blocks_of("docs/API.md", "sh").join("\n").lines() {
@@ -198,7 +202,7 @@ async fn the_tour_of_the_api_can_be_made() {
         made += 1;
     }
     assert!(made > 12, "{made}");
-    assert_eq!(api.stop().await.code(), Some(0));
+    assert_eq!(api.process.stop().await.code(), Some(0));
 }
 
 /// In a debug build: this is about the command, not about its figures.

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use umbel_store::StoreSettings;
 
 use crate::{
+    env::milliseconds,
     roles::Role,
     settings::{SettingsError, given, secret},
 };
@@ -128,7 +129,6 @@ impl DatabaseArgs {
             _ if min == 0 => (0, part(max)),
             _ => (part(min).min(part(max)), part(max)),
         };
-        let ms = |time: Duration| format!("{}ms", time.as_millis());
         [
             (
                 "ENVIRONMENT",
@@ -136,8 +136,8 @@ impl DatabaseArgs {
             ),
             ("DATABASE_MAX_CONNECTIONS", max.to_string()),
             ("DATABASE_MIN_CONNECTIONS", min.to_string()),
-            ("DATABASE_ACQUIRE_TIMEOUT", ms(self.database_acquire_timeout)),
-            ("DATABASE_STATEMENT_TIMEOUT", ms(self.database_statement_timeout)),
+            ("DATABASE_ACQUIRE_TIMEOUT", milliseconds(self.database_acquire_timeout)),
+            ("DATABASE_STATEMENT_TIMEOUT", milliseconds(self.database_statement_timeout)),
         ]
     }
 }

@@ -5,11 +5,13 @@ use std::{num::NonZeroU32, time::Duration};
 use clap::Args;
 use umbel_api::Limits;
 
+use crate::env::milliseconds;
+
 /// The limits of the API; how far each may go it says itself.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LimitSettings {
     /// The largest body of a request, in bytes
-    #[arg(long, env = "BODY_LIMIT", global = true, default_value_t = 1024 * 1024)]
+    #[arg(long, env = "BODY_LIMIT", global = true, default_value_t = Limits::default().body_bytes)]
     pub body_limit: usize,
 
     /// How long the body of a request may take in all
@@ -21,28 +23,33 @@ pub(crate) struct LimitSettings {
     pub header_timeout: Duration,
 
     /// How many requests the API works on at once
-    #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = 256)]
+    #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = Limits::default().in_flight)]
     pub max_in_flight: usize,
 
     /// How many connections are open to the API at once
-    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = 1024)]
+    #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = Limits::default().connections)]
     pub max_connections: usize,
 
     /// Requests a second of one subject; 0 for any number
-    #[arg(long, env = "RATE_LIMIT", global = true, default_value_t = 100)]
+    #[arg(long, env = "RATE_LIMIT", global = true, default_value_t = a_second(Limits::default().per_subject))]
     pub rate_limit: u32,
 
     /// Requests a second of one address; 0 for any number
-    #[arg(long, env = "PEER_RATE_LIMIT", global = true, default_value_t = 200)]
+    #[arg(long, env = "PEER_RATE_LIMIT", global = true, default_value_t = a_second(Limits::default().per_peer))]
     pub peer_rate_limit: u32,
 
     /// How many proxies of one's own stand before the API and add to X-Forwarded-For
-    #[arg(long, env = "PROXY_HOPS", global = true, default_value_t = 0)]
+    #[arg(long, env = "PROXY_HOPS", global = true, default_value_t = Limits::default().proxy_hops)]
     pub proxy_hops: usize,
 
     /// A port of its own for /metrics, on HOST and without a token; without it admins read it
     #[arg(long, env = "METRICS_PORT", global = true)]
     pub metrics_port: Option<u16>,
+}
+
+/// A rate as it is set.
+fn a_second(rate: Option<NonZeroU32>) -> u32 {
+    rate.map_or(0, NonZeroU32::get)
 }
 
 impl LimitSettings {
@@ -63,13 +70,32 @@ impl LimitSettings {
     pub fn as_env(&self) -> [(&'static str, String); 8] {
         [
             ("BODY_LIMIT", self.body_limit.to_string()),
-            ("BODY_TIMEOUT", format!("{}ms", self.body_timeout.as_millis())),
-            ("HEADER_TIMEOUT", format!("{}ms", self.header_timeout.as_millis())),
+            ("BODY_TIMEOUT", milliseconds(self.body_timeout)),
+            ("HEADER_TIMEOUT", milliseconds(self.header_timeout)),
             ("MAX_IN_FLIGHT", self.max_in_flight.to_string()),
             ("MAX_CONNECTIONS", self.max_connections.to_string()),
             ("RATE_LIMIT", self.rate_limit.to_string()),
             ("PEER_RATE_LIMIT", self.peer_rate_limit.to_string()),
             ("PROXY_HOPS", self.proxy_hops.to_string()),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        limits: LimitSettings,
+    }
+
+    #[test]
+    fn what_nobody_sets_is_as_the_api_has_it() {
+        let unset = Line::parse_from(["umbel"]).limits.limits();
+        assert_eq!(format!("{unset:?}"), format!("{:?}", Limits::default()));
     }
 }

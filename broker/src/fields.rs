@@ -1,0 +1,10 @@
+//! The fields of an entry as they stand in a stream: anybody may have written them, and none need be
+//! text.
+
+/// Names and values, in their order.
+pub(crate) type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The value of a field; of one that stands there twice, the first.
+pub(crate) fn field<'a>(fields: &'a [(Vec<u8>, Vec<u8>)], name: &str) -> Option<&'a [u8]> {
+    fields.iter().find(|(field, _)| field == name.as_bytes()).map(|(_, value)| value.as_slice())
+}
