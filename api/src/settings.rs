@@ -29,11 +29,10 @@ pub struct JwtSettings {
     pub secret: Option<SecretString>,
     /// Published keys. Default: no token of RS256 or ES256 is believed.
     pub jwks: Option<JwksSettings>,
-    /// JWT_ISSUER: the `iss` that a token must carry. Must be set with `jwks`. Default: any or none.
+    /// JWT_ISSUER: the `iss` that a token must carry. Must be set with `jwks`. Default: any, but one.
     pub issuer: Option<String>,
     /// JWT_AUDIENCE: the `aud` that a token must carry, alone or among others. Must be set with
-    /// `jwks`. Without it a token that names an audience is refused, for it was made for somebody
-    /// else (RFC 7519, 4.1.3).
+    /// `jwks`. Default: any, but one.
     pub audience: Option<String>,
     /// JWT_ROLE_SCOPES: what a token may do that carries no `scope` or `scopes`, by its `role` and
     /// `app_metadata.role`. Default: nothing.
@@ -106,7 +105,7 @@ impl ApiSettings {
 }
 
 impl JwtSettings {
-    /// One secret for tokens of any issuer, without an audience.
+    /// One secret for tokens of any issuer, for any audience.
     pub fn new(secret: SecretString) -> Self {
         Self { secret: Some(secret), ..Self::nobody() }
     }

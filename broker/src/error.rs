@@ -21,6 +21,13 @@ pub enum BrokerError {
     /// Redis does not let us in, or not do this; the settings or its access list must change.
     #[error("redis denies access: {0}")]
     Denied(String),
+    /// Redis has a certificate that is not trusted; the address, the certificate, or what is trusted
+    /// must change.
+    #[error(
+        "redis is not trusted ({0}): its certificate must be for the host that REDIS_URL names, and \
+         the certificate of its CA in the file that SSL_CERT_FILE names, or among those of the system"
+    )]
+    Untrusted(String),
     /// The queue holds as many tasks as its cap allows; try again later.
     #[error("queue `{queue}` is full")]
     QueueFull { queue: QueueName },
@@ -93,6 +100,7 @@ impl From<RedisError> for BrokerError {
                 Self::Denied(text)
             }
             Some("ERR") if text.contains(TOO_MANY_CLIENTS) => Self::Refused(text),
+            _ if text.contains(UNTRUSTED) => Self::Untrusted(text),
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Unavailable(text)
             }
@@ -119,6 +127,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// What a command within a script may not do has no code: the words of Redis 7.0, and of later
 /// ones and Valkey.
 const DENIED_IN_SCRIPT: [&str; 2] = ["The user executing the script", "ACL failure in script"];
+
+/// How rustls begins to tell what is wrong with a certificate.
+const UNTRUSTED: &str = "invalid peer certificate";
 
 /// Told without a code to who connects when all places are taken.
 const TOO_MANY_CLIENTS: &str = "max number of clients reached";

@@ -8,7 +8,8 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::BrokerError;
 
 /// Where Redis is: `redis://[user:password@]host:port`, `rediss://…` for TLS, or
-/// `unix:/path/to/socket`.
+/// `unix:/path/to/socket`. With TLS the certificate of the server is always checked, against the CAs
+/// of the system or those that the environment names (`SSL_CERT_FILE`, `SSL_CERT_DIR`).
 #[derive(Clone)]
 pub struct BrokerSettings {
     pub url: SecretString,

@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{PgPool, postgres::PgPoolOptions};
+use tracing::warn;
 
 use crate::{
     SettingsError, StoreError, StoreSettings,
@@ -79,6 +80,9 @@ impl Db {
     /// come later. Must be called inside a tokio runtime.
     pub fn open(settings: &StoreSettings) -> Result<Self, SettingsError> {
         settings.check()?;
+        if let Some(names) = settings.passed_over() {
+            warn!("parameters of DATABASE_URL that mean nothing here: {names}");
+        }
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .min_connections(settings.min_connections)

@@ -4,6 +4,8 @@ use std::{error::Error, time::Duration};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
+use crate::tls;
+
 /// Why the database did not do as asked. Holds no password, no parameters, and none of the row
 /// values that Postgres quotes in its `DETAIL` lines.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +19,11 @@ pub enum StoreError {
     /// have taken effect or not. [`Db::once`](crate::Db::once), called again, finds out.
     #[error("postgres did not answer a commit: it may have happened")]
     CommitUnknown(#[source] Box<dyn Error + Send + Sync>),
-    /// Postgres does not let us in. The same call works only after somebody has changed the
-    /// settings, or the user, the database or the rules of access on the server.
-    #[error("postgres denies access: user, password and database of its address must be right")]
-    Denied(#[source] Refusal),
+    /// Postgres does not let us in, or is not trusted. The same call works only after somebody has
+    /// changed the settings, or the user, the database, the rules of access or the certificate on
+    /// the server.
+    #[error("{}", .0.advice())]
+    Denied(#[source] Denial),
     /// The statement ran into its time limit and was cancelled; nothing of it remains.
     #[error("a statement took longer than {limit:?}")]
     TooSlow {
@@ -68,6 +71,59 @@ pub enum StoreError {
     Aborted,
 }
 
+/// Why there is no way in.
+#[derive(Debug, thiserror::Error)]
+pub enum Denial {
+    /// The login was refused.
+    #[error(transparent)]
+    Login(Refusal),
+    /// The server, or its pooler, takes nobody without TLS, or not this user.
+    #[error(transparent)]
+    TlsNeeded(Refusal),
+    /// The address asks for TLS and the server offers none.
+    #[error("{0}")]
+    NoTls(String),
+    /// The server's certificate is signed by a CA that is not known.
+    #[error("{0}")]
+    UnknownIssuer(String),
+    /// The server's certificate is for another host than the address names.
+    #[error("{0}")]
+    AnotherHost(String),
+    /// The server's certificate is not accepted for another reason: it has expired, for instance.
+    #[error("{0}")]
+    Certificate(String),
+}
+
+impl Denial {
+    /// What somebody must change.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Login(_) => {
+                "postgres denies access: user, password and database of its address must be right"
+            }
+            Self::TlsNeeded(_) => {
+                "postgres denies access without TLS: sslmode in its address must be require or \
+                 verify-full"
+            }
+            Self::NoTls(_) => {
+                "postgres offers no TLS, which sslmode in its address asks for: switch it on \
+                 there, or write sslmode=disable"
+            }
+            Self::UnknownIssuer(_) => {
+                "postgres is not trusted: sslrootcert in its address must name a file with the \
+                 certificate of the CA that signed the server's"
+            }
+            Self::AnotherHost(_) => {
+                "postgres is not trusted: its address must name a host that the server's \
+                 certificate is for (sslmode=verify-ca does without)"
+            }
+            Self::Certificate(_) => {
+                "postgres is not trusted: the server needs another certificate"
+            }
+        }
+    }
+}
+
 /// What Postgres answered to a statement that it refused.
 #[derive(Debug, thiserror::Error)]
 #[error("{message} (SQLSTATE {code})")]
@@ -105,7 +161,10 @@ impl StoreError {
                 refusal.judge(fatal, constraint, limit)
             }
             sqlx::Error::Encode(source) => Self::BadParameter(source.to_string()),
-            other => Self::Unavailable(other.into()),
+            other => match tls::denial(&other) {
+                Some(denial) => Self::Denied(denial),
+                None => Self::Unavailable(other.into()),
+            },
         }
     }
 }
@@ -118,8 +177,11 @@ impl Refusal {
             ("23505", Some(constraint)) => StoreError::UniqueViolation { constraint, source: self },
             // A login that the next attempt would not mend. A pooler that has one code for all of
             // its troubles (PgBouncer's is 08P01) says too little for that, and is waited for.
-            ("3D000", _) if fatal => StoreError::Denied(self),
-            (code, _) if fatal && code.starts_with("28") => StoreError::Denied(self),
+            _ if fatal && self.wants_tls() => StoreError::Denied(Denial::TlsNeeded(self)),
+            ("3D000", _) if fatal => StoreError::Denied(Denial::Login(self)),
+            (code, _) if fatal && code.starts_with("28") => {
+                StoreError::Denied(Denial::Login(self))
+            }
             // Connection, resources, shutdown, trouble of the machine, a standby after a failover.
             // What is fatal ends the connection, whatever its code: poolers use codes of their own.
             ("25006", _) => StoreError::Unavailable(self.into()),
@@ -131,6 +193,14 @@ impl Refusal {
             }
             _ => StoreError::Statement(self),
         }
+    }
+
+    /// By its words, for poolers have one code for all of their troubles: "SSL required" says
+    /// PgBouncer, "SSL connection is required" Supavisor, "no pg_hba.conf entry for …, no
+    /// encryption" Postgres, to who came without.
+    fn wants_tls(&self) -> bool {
+        let said = &self.message;
+        (said.contains("SSL") && said.contains("required")) || said.ends_with("no encryption")
     }
 }
 
@@ -168,6 +238,20 @@ mod tests {
         for code in ["28P01", "28000", "3D000"] {
             assert!(matches!(judged(code, true), StoreError::Denied(_)), "{code}");
             assert!(matches!(judged(code, false), StoreError::Statement(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_wants_tls_is_understood_whatever_its_code() {
+        for (code, message) in [
+            ("28000", "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption"),
+            ("08P01", "SSL required"),
+            ("XX000", "SSL connection is required"),
+        ] {
+            let refusal = |message: &str| Refusal { code: code.into(), message: message.into() };
+            let error = refusal(message).judge(true, None, Duration::from_secs(30));
+            assert!(matches!(error, StoreError::Denied(Denial::TlsNeeded(_))), "{error:?}");
+            assert!(error.to_string().contains("sslmode") && !error.is_transient(), "{error}");
         }
     }
 

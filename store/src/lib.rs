@@ -16,8 +16,9 @@ mod once;
 mod session;
 mod settings;
 mod statement;
+mod tls;
 
 pub use db::{Db, Tx};
-pub use error::{Refusal, StoreError};
+pub use error::{Denial, Refusal, StoreError};
 pub use migrate::{Migration, MigrationError};
 pub use settings::{SettingsError, StoreSettings};

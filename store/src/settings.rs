@@ -6,10 +6,34 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::{ConnectOptions, postgres::PgConnectOptions};
 use url::Url;
 
+use crate::tls;
+
 /// What other clients understand and sqlx does not. They all ask for what the store does always: only
 /// the simple protocol, nothing prepared, nothing cached. Left in, sqlx would warn about them.
 const POOLER_SWITCHES: [&str; 3] = ["raw_sql", "no_prepare", "pgbouncer"];
 const POOLER_CACHE: &str = "statement_cache_size";
+
+/// What sqlx understands; anything else it would log, its value too. Besides these there is
+/// `options[…]`.
+const UNDERSTOOD: [&str; 17] = [
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+];
 
 const EXAMPLE: &str = "postgres://user:password@host:port/database";
 
@@ -25,7 +49,10 @@ const STATEMENT_TIMEOUT_MAX: Duration = Duration::from_secs(3_600);
 pub struct StoreSettings {
     /// `DATABASE_URL`: `postgres://user:password@host:port/database`. The parameters `raw_sql`,
     /// `no_prepare`, `pgbouncer` (`true`, `false`) and `statement_cache_size` (a number), which others
-    /// need behind a pooler, are read and change nothing: what they ask for is always done.
+    /// need behind a pooler, are read and change nothing: what they ask for is always done. `sslmode`
+    /// is one of `disable`, `prefer` (the default: TLS where the server offers it), `require`,
+    /// `verify-ca`, `verify-full`; with `sslrootcert`, a file, `require` means `verify-ca`. Parameters
+    /// of other clients are passed over.
     pub url: SecretString,
     /// `DATABASE_MAX_CONNECTIONS`: the most connections at a time. Default 10.
     pub max_connections: u32,
@@ -41,7 +68,7 @@ pub struct StoreSettings {
 /// A setting that cannot be used; the text names it and says why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct SettingsError(String);
+pub struct SettingsError(pub(crate) String);
 
 impl StoreSettings {
     /// Default of [`max_connections`](Self::max_connections).
@@ -108,11 +135,17 @@ impl StoreSettings {
         Ok(format!("{host}:{}/{database}", options.get_port()))
     }
 
+    /// The parameters of the address that mean nothing here, for a log; never their values.
+    pub(crate) fn passed_over(&self) -> Option<String> {
+        let names = Read::of(self.url.expose_secret()).ok()?.passed_over;
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+
     pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, SettingsError> {
-        let url = without_pooler_parameters(self.url.expose_secret())?;
+        let Read { url, root, .. } = Read::of(self.url.expose_secret())?;
         let options = PgConnectOptions::from_str(url.as_str())
             .map_err(|error| SettingsError(format!("DATABASE_URL cannot be used: {error}")))?;
-        Ok(options
+        Ok(tls::checked(options, root.as_deref())?
             // A named statement lives in one server connection, and the pooler gives the next
             // question to another.
             .statement_cache_capacity(0)
@@ -123,36 +156,64 @@ impl StoreSettings {
     }
 }
 
-fn without_pooler_parameters(url: &str) -> Result<Url, SettingsError> {
-    // The parser's own words name no part of the address; the address is never repeated here: it
-    // holds the password.
-    let mut url = Url::parse(url).map_err(|error| {
-        SettingsError(format!("DATABASE_URL is not an address like {EXAMPLE}: {error}"))
-    })?;
-    if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err(SettingsError(
-            "DATABASE_URL must begin with postgres:// or postgresql://".into(),
-        ));
-    }
-    let mut kept: Vec<(String, String)> = Vec::new();
-    for (key, value) in url.query_pairs() {
-        if POOLER_SWITCHES.contains(&key.as_ref()) {
-            if value.parse::<bool>().is_err() {
-                return Err(SettingsError(format!("`{key}` in DATABASE_URL is true or false")));
-            }
-        } else if key == POOLER_CACHE {
-            if value.parse::<u32>().is_err() {
-                return Err(SettingsError(format!("`{key}` in DATABASE_URL is a number")));
-            }
-        } else {
-            kept.push((key.into_owned(), value.into_owned()));
+/// The address, taken apart.
+struct Read {
+    /// With those parameters alone that sqlx understands.
+    url: Url,
+    /// The file of `sslrootcert`.
+    root: Option<String>,
+    /// Parameters that mean nothing here, by their names.
+    passed_over: Vec<String>,
+}
+
+impl Read {
+    fn of(url: &str) -> Result<Self, SettingsError> {
+        // The parser's own words name no part of the address; the address is never repeated here:
+        // it holds the password.
+        let mut url = Url::parse(url).map_err(|error| {
+            SettingsError(format!("DATABASE_URL is not an address like {EXAMPLE}: {error}"))
+        })?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(SettingsError(
+                "DATABASE_URL must begin with postgres:// or postgresql://".into(),
+            ));
         }
+        let mut kept: Vec<(String, String)> = Vec::new();
+        let (mut root, mut passed_over) = (None, Vec::new());
+        for (key, value) in url.query_pairs() {
+            let key = key.as_ref();
+            if POOLER_SWITCHES.contains(&key) {
+                if value.parse::<bool>().is_err() {
+                    return Err(SettingsError(format!("`{key}` in DATABASE_URL is true or false")));
+                }
+            } else if key == POOLER_CACHE {
+                if value.parse::<u32>().is_err() {
+                    return Err(SettingsError(format!("`{key}` in DATABASE_URL is a number")));
+                }
+            } else if UNDERSTOOD.contains(&key) || key.starts_with("options[") {
+                if tls::ROOT_CERT.contains(&key) {
+                    root = Some(value.to_string());
+                }
+                kept.push((key.to_owned(), value.into_owned()));
+            } else {
+                passed_over.push(shown(key));
+            }
+        }
+        url.set_query(None);
+        if !kept.is_empty() {
+            url.query_pairs_mut().extend_pairs(kept);
+        }
+        Ok(Self { url, root, passed_over })
     }
-    url.set_query(None);
-    if !kept.is_empty() {
-        url.query_pairs_mut().extend_pairs(kept);
+}
+
+/// A name, and not the half of a password with a question mark in it.
+fn shown(key: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    match key.bytes().all(is_name) {
+        true => format!("`{key}`"),
+        false => "one that is no name".to_owned(),
     }
-    Ok(url)
 }
 
 #[cfg(test)]
@@ -176,11 +237,21 @@ mod tests {
     fn the_parameters_that_other_clients_need_behind_a_pooler_are_stripped() {
         let all =
             "raw_sql=true&sslmode=require&no_prepare=true&statement_cache_size=0&pgbouncer=true";
-        let kept = without_pooler_parameters(&format!("{URL}?{all}")).expect("a good address");
-        assert_eq!(kept.query(), Some("sslmode=require"));
-        let kept =
-            without_pooler_parameters(&format!("{URL}?no_prepare=true")).expect("a good address");
-        assert_eq!(kept.as_str(), URL);
+        let read = |url: String| Read::of(&url).expect("a good address");
+        assert_eq!(read(format!("{URL}?{all}")).url.query(), Some("sslmode=require"));
+        assert_eq!(read(format!("{URL}?no_prepare=true")).url.as_str(), URL);
+    }
+
+    #[test]
+    fn parameters_of_other_clients_are_passed_over_by_name_and_never_by_value() {
+        let mut settings = StoreSettings::new(format!(
+            "{URL}?supa=base-pooler.x&pasword=s3cr3t&ss@h/d=s3cr3t&application_name=a&options[x]=y"
+        ));
+        settings.check().expect("good settings");
+        let told = settings.passed_over().expect("some are");
+        assert_eq!(told, "`supa`, `pasword`, one that is no name");
+        settings.url = URL.into();
+        assert_eq!(settings.passed_over(), None);
     }
 
     #[test]

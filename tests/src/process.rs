@@ -184,6 +184,14 @@ pub fn is_alive(pid: u32) -> bool {
     !status.is_empty() && !status.contains("State:\tZ")
 }
 
+/// What a process holds of memory (`VmRSS`), or has held at most (`VmHWM`), in KiB.
+pub fn memory(pid: u32, field: &str) -> u64 {
+    let status = read(Path::new(&format!("/proc/{pid}/status")));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next());
+    kib.and_then(|kib| kib.parse().ok()).expect("a process that lives")
+}
+
 pub fn send(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).expect("a process number");
     kill(Pid::from_raw(pid), signal).expect("the process can be sent a signal");

@@ -2,6 +2,7 @@
 
 pub(crate) mod database;
 mod limits;
+mod trust;
 
 use std::{
     convert::Infallible,
@@ -62,12 +63,13 @@ pub(crate) struct Settings {
     #[arg(long, env = "JWT_ISSUER", global = true)]
     pub jwt_issuer: Option<String>,
 
-    /// The audience that tokens must name; without it none
+    /// The audience that tokens must name; without it any
     #[arg(long, env = "JWT_AUDIENCE", global = true)]
     pub jwt_audience: Option<String>,
 
     /// Where an identity provider publishes the keys of its RS256 and ES256 tokens: https://…
-    #[arg(long, env = "JWKS_URL", global = true)]
+    // What it is asked with may be nobody else's business.
+    #[arg(long, env = "JWKS_URL", global = true, hide_env_values = true)]
     pub jwks_url: Option<Url>,
 
     /// How long the last good keys are believed while no newer ones can be had
@@ -139,6 +141,7 @@ impl Settings {
                     .to_owned(),
             )
         })?;
+        trust::check()?;
         let settings = BrokerSettings { url: url.clone() };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(settings)

@@ -6,7 +6,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use umbel_proto::misleads;
 
-use super::scope::{RoleScopes, Scope, Scopes};
+use super::{
+    scope::{RoleScopes, Scope, Scopes},
+    token::TokenError,
+};
 
 /// Who asks, and what they may do: of a token that was believed. Handlers take it as
 /// `Extension<Claims>`.
@@ -31,11 +34,20 @@ pub(super) struct Unsaid {
 #[derive(Debug, Deserialize)]
 pub(super) struct Written {
     sub: String,
+    iss: String,
+    aud: Audience,
     scope: Option<String>,
     scopes: Option<Vec<String>>,
     tasks: Option<Vec<String>>,
     role: Option<Value>,
     app_metadata: Option<Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// A subject stands in each log line of its requests.
@@ -61,14 +73,20 @@ impl Claims {
 }
 
 impl Written {
-    /// `None` where the subject is none.
-    pub fn read(self, unsaid: &Unsaid) -> Option<Claims> {
+    /// Refuses a subject that is none, and a token that names nobody as its issuer or audience.
+    pub fn read(self, unsaid: &Unsaid) -> Result<Claims, TokenError> {
         let scopes = self.scopes(unsaid);
-        subject_fits(&self.sub).then_some(Claims {
-            sub: self.sub,
-            scopes,
-            tasks: self.tasks.map(Arc::from),
-        })
+        let audience = match &self.aud {
+            Audience::One(name) => std::slice::from_ref(name),
+            Audience::Many(names) => names,
+        };
+        if self.iss.is_empty() || audience.iter().all(String::is_empty) {
+            return Err(TokenError::Nameless);
+        }
+        if !subject_fits(&self.sub) {
+            return Err(TokenError::Subject);
+        }
+        Ok(Claims { sub: self.sub, scopes, tasks: self.tasks.map(Arc::from) })
     }
 
     /// What the token says it may do; without that what its roles stand for; without that what the
@@ -96,7 +114,8 @@ mod tests {
 
     use super::*;
 
-    fn read(claims: Value) -> Claims {
+    fn read(mut claims: Value) -> Claims {
+        (claims["iss"], claims["aud"]) = (json!("i"), json!("a"));
         let unsaid = Unsaid {
             default: Scope::Read.into(),
             roles: "service_role=admin,staff=tasks:cancel,anon=".parse().unwrap(),

@@ -23,6 +23,9 @@ pub struct Grant {
     ttl: Duration,
 }
 
+/// Who made a token and for whom, where the settings name nobody: each token must say it.
+const OURSELVES: &str = "umbel";
+
 impl Grant {
     pub fn new(subject: impl Into<String>) -> Self {
         let ttl = Duration::from_secs(60 * 60);
@@ -54,10 +57,8 @@ impl Grant {
             scope: String,
             #[serde(skip_serializing_if = "Option::is_none")]
             tasks: Option<&'a [String]>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            iss: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            aud: Option<&'a str>,
+            iss: &'a str,
+            aud: &'a str,
         }
 
         settings.check()?;
@@ -73,8 +74,8 @@ impl Grant {
             exp: iat.saturating_add(i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX)),
             scope: self.scopes.to_string(),
             tasks: self.tasks.as_deref(),
-            iss: settings.issuer.as_deref(),
-            aud: settings.audience.as_deref(),
+            iss: settings.issuer.as_deref().unwrap_or(OURSELVES),
+            aud: settings.audience.as_deref().unwrap_or(OURSELVES),
         };
         let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
         Ok(jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key)

@@ -6,6 +6,7 @@
 //! that made-up keys cost the provider nothing.
 
 use std::{
+    error::Error,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -67,7 +68,7 @@ enum Found {
 
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
-    #[error("{0}")]
+    #[error("{}", chain(.0))]
     Http(#[from] reqwest::Error),
     #[error("the answer has status {0}")]
     Status(StatusCode),
@@ -75,6 +76,18 @@ enum FetchError {
     Large,
     #[error(transparent)]
     Keys(#[from] KeySetError),
+}
+
+/// An error with its sources: a certificate that is not trusted is the last of several.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 impl Jwks {
@@ -92,7 +105,7 @@ impl Jwks {
             .no_gzip()
             .no_brotli()
             .build()
-            .map_err(|error| ApiError::HttpClient(error.without_url().to_string()))?;
+            .map_err(|error| ApiError::HttpClient(chain(&error.without_url())))?;
         let state = Mutex::default();
         Ok(Self(Arc::new(Inner { settings: settings.clone(), http, state })))
     }

@@ -23,6 +23,8 @@ pub(crate) enum TokenError {
     Critical,
     #[error("subject empty, too long or with characters that mislead")]
     Subject,
+    #[error("issuer or audience empty")]
+    Nameless,
     #[error("its algorithm is not one of those that are believed here")]
     Algorithm,
     #[error("it does not say which published key it is signed with")]
@@ -58,18 +60,15 @@ impl Verifier {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY.as_secs();
         validation.validate_nbf = true;
-        // jsonwebtoken checks `iss` and `aud` only where they are present, so that they are
-        // demanded as well.
-        let mut demanded = vec!["exp", "sub"];
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         if let Some(issuer) = &settings.issuer {
             validation.set_issuer(&[issuer]);
-            demanded.push("iss");
         }
-        if let Some(audience) = &settings.audience {
-            validation.set_audience(&[audience]);
-            demanded.push("aud");
+        match &settings.audience {
+            Some(audience) => validation.set_audience(&[audience]),
+            // jsonwebtoken would refuse every audience where it is told of none.
+            None => validation.validate_aud = false,
         }
-        validation.set_required_spec_claims(&demanded);
         let secret = settings.secret.as_ref();
         Ok(Self {
             secret: secret.map(|text| DecodingKey::from_secret(text.expose_secret().as_bytes())),
@@ -107,7 +106,7 @@ impl Verifier {
     fn read(&self, token: &str, of: Algorithm, key: &DecodingKey) -> Result<Claims, TokenError> {
         let validation = Validation { algorithms: vec![of], ..self.validation.clone() };
         let written = jsonwebtoken::decode::<Written>(token, key, &validation)?.claims;
-        written.read(&self.unsaid).ok_or(TokenError::Subject)
+        written.read(&self.unsaid)
     }
 }
 
@@ -283,6 +282,14 @@ pub(crate) mod tests {
             ("aud absent", with_claims(without("aud"))),
             ("aud another", with_claims(but("aud", json!("other")))),
             ("aud others", with_claims(but("aud", json!(["other", "umbel2"])))),
+            ("iss null", with_claims(but("iss", Value::Null))),
+            ("iss empty", with_claims(but("iss", json!("")))),
+            ("iss a list", with_claims(but("iss", json!(["https://issuer.example"])))),
+            ("aud null", with_claims(but("aud", Value::Null))),
+            ("aud empty", with_claims(but("aud", json!("")))),
+            ("aud an empty list", with_claims(but("aud", json!([])))),
+            ("aud a number", with_claims(but("aud", json!(7)))),
+            ("aud of numbers", with_claims(but("aud", json!(["umbel", 7])))),
             ("aud an object", with_claims(but("aud", json!({"umbel": true})))),
             ("claims no object", with_claims(json!(["sub", "exp"]))),
             ("claims no JSON", raw("sub=ann")),
@@ -328,10 +335,24 @@ pub(crate) mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_audience_of_our_own_a_token_for_somebody_is_not_for_us() {
+    async fn where_no_issuer_or_audience_is_set_any_will_do_but_each_token_must_name_them() {
         let verifier = Verifier::new(&JwtSettings::new(SECRET.into())).unwrap();
-        assert!(verifier.verify(&with_claims(claims())).await.is_err());
-        assert!(verifier.verify(&with_claims(without("aud"))).await.is_ok());
+        for good in [
+            claims(),
+            but("iss", json!("https://project.supabase.co/auth/v1")),
+            but("aud", json!("authenticated")),
+            but("aud", json!(["a", "b"])),
+        ] {
+            assert!(verifier.verify(&with_claims(good.clone())).await.is_ok(), "{good}");
+        }
+        for claim in ["exp", "iss", "aud", "sub"] {
+            let mut bad = vec![without(claim)];
+            let values = [json!(null), json!(""), json!([]), json!([""]), json!({}), json!(true)];
+            bad.extend(values.map(|value| but(claim, value)));
+            for bad in bad {
+                assert!(verifier.verify(&with_claims(bad.clone())).await.is_err(), "{bad}");
+            }
+        }
     }
 
     #[test]

@@ -7,8 +7,11 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
-    fs::{self, File},
-    os::unix::{fs::chown, process::CommandExt},
+    fs::{self, File, Permissions},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -106,6 +109,17 @@ impl Service {
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Writes a file into the folder that the server alone can read, as servers want it of keys.
+    pub(super) fn write_secret(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.join(name);
+        fs::write(&path, text).expect("the folder is ours");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("the file is ours");
+        if let Some(user) = &self.user {
+            chown(&path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("we are root");
+        }
+        path
     }
 
     /// The number of the server's process.

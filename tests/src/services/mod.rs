@@ -22,3 +22,10 @@ pub use pgbouncer::PgBouncer;
 pub(crate) use port::Port;
 pub use postgres::{PostgresServer, TestDatabase};
 pub use redis::RedisServer;
+
+/// What a server shows to those who come by TLS, in PEM.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    pub certificate: String,
+    pub key: String,
+}

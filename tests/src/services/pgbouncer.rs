@@ -9,7 +9,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
-    PostgresServer, TestDatabase,
+    Identity, PostgresServer, TestDatabase,
     child::{Service, command, find_program},
     port::{Port, on_a_free_port},
 };
@@ -25,13 +25,22 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts a pooler that shares `pool_size` connections to each database of `server`.
     pub fn start(server: &PostgresServer, pool_size: u32) -> Self {
+        Self::launch(server, pool_size, None)
+    }
+
+    /// Starts one that takes nobody without TLS.
+    pub fn start_with_tls(server: &PostgresServer, pool_size: u32, identity: &Identity) -> Self {
+        Self::launch(server, pool_size, Some(identity))
+    }
+
+    fn launch(server: &PostgresServer, pool_size: u32, identity: Option<&Identity>) -> Self {
         let folders = [PathBuf::from("/usr/sbin")];
         let program =
             find_program(&["pgbouncer"], &folders).expect("pgbouncer: apt-get install pgbouncer");
         on_a_free_port(|port| {
             let service = Service::new("pgbouncer", Signal::SIGTERM).not_as_root("postgres");
             let pooler = Self { service, program: program.clone(), port };
-            pooler.configure(server, pool_size);
+            pooler.configure(server, pool_size, identity);
             pooler.run()?;
             Ok(pooler)
         })
@@ -62,7 +71,15 @@ impl PgBouncer {
         self.run().unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn configure(&self, server: &PostgresServer, pool_size: u32) {
+    fn configure(&self, server: &PostgresServer, pool_size: u32, identity: Option<&Identity>) {
+        let tls = identity.map_or_else(String::new, |identity| {
+            let file = |name, text| self.service.write_secret(name, text).display().to_string();
+            format!(
+                "client_tls_sslmode = require\nclient_tls_cert_file = {}\nclient_tls_key_file = {}\n",
+                file("server.crt", &identity.certificate),
+                file("server.key", &identity.key),
+            )
+        });
         let settings = format!(
             "[databases]\n\
              * = host=127.0.0.1 port={postgres} user=postgres\n\
@@ -73,7 +90,8 @@ impl PgBouncer {
              auth_type = any\n\
              pool_mode = transaction\n\
              default_pool_size = {pool_size}\n\
-             max_client_conn = 500\n",
+             max_client_conn = 500\n\
+             {tls}",
             postgres = server.port(),
             port = self.port(),
         );

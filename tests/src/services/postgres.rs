@@ -13,6 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
+    Identity,
     child::{Service, command, find_program},
     port::{Port, on_a_free_port},
 };
@@ -32,6 +33,8 @@ pub struct PostgresServer {
     programs: PathBuf,
     port: Port,
     databases: AtomicUsize,
+    /// Further settings, as behind `-c`.
+    settings: Vec<String>,
 }
 
 impl PostgresServer {
@@ -44,12 +47,29 @@ impl PostgresServer {
 
     /// Starts a server of one's own, which takes a second or two.
     pub fn start() -> Self {
+        Self::launch(None)
+    }
+
+    /// Starts a server that speaks TLS as well, with whoever wants it.
+    pub fn start_with_tls(identity: &Identity) -> Self {
+        Self::launch(Some(identity))
+    }
+
+    fn launch(identity: Option<&Identity>) -> Self {
         let programs = programs();
         on_a_free_port(|port| {
             // SIGQUIT ends Postgres at once and, unlike SIGKILL, frees its shared memory.
             let service = Service::new("postgres", Signal::SIGQUIT).not_as_root("postgres");
             let databases = AtomicUsize::new(0);
-            let server = Self { service, programs: programs.clone(), port, databases };
+            let settings = identity.map_or_else(Vec::new, |identity| {
+                let file = |name, text: &str| service.write_secret(name, text).display().to_string();
+                vec![
+                    "ssl=on".to_owned(),
+                    format!("ssl_cert_file={}", file("server.crt", &identity.certificate)),
+                    format!("ssl_key_file={}", file("server.key", &identity.key)),
+                ]
+            });
+            let server = Self { service, programs: programs.clone(), port, databases, settings };
             server.initialise();
             server.run()?;
             Ok(server)
@@ -155,6 +175,9 @@ impl PostgresServer {
             "full_page_writes=off",
             "shared_buffers=16MB",
         ] {
+            command.extend(command!["-c", setting]);
+        }
+        for setting in &self.settings {
             command.extend(command!["-c", setting]);
         }
         let is_ready = self.programs.join("pg_isready");

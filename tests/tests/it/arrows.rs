@@ -148,6 +148,33 @@ fn sources(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
     }
 }
 
+/// Where the two safe forms of a statement are made, of fixed text and one literal.
+const STATEMENTS: [&str; 2] = ["store/src/session.rs", "store/src/statement.rs"];
+
+#[test]
+fn no_sql_is_put_together_but_in_the_one_place_for_it() {
+    let starts = ["select ", "insert into ", "update ", "delete from ", "with ", "set local "];
+    let mut looked_at = 0;
+    for name in ["store", "umbel", "tasks", "api", "worker", "beat", "broker", "proto", "supervisor"] {
+        sources(&root().join(name).join("src"), &mut |path, text| {
+            looked_at += 1;
+            if STATEMENTS.iter().any(|place| path.ends_with(place)) {
+                return;
+            }
+            // `Db` takes no text but such as lives for ever: these two would make some.
+            for around in ["AssertSqlSafe", "leak("] {
+                assert!(!text.contains(around), "{}: {around}", path.display());
+            }
+            for made in text.split("format!(").skip(1) {
+                let made = made.trim_start().trim_start_matches('"').trim_start().to_lowercase();
+                let is_sql = starts.iter().any(|start| made.starts_with(start));
+                assert!(!is_sql, "{}: format!({made:.60}", path.display());
+            }
+        });
+    }
+    assert!(looked_at > 100, "{looked_at}");
+}
+
 #[test]
 fn the_smallest_application_does_not_carry_the_scraper() {
     let output = Command::new(env!("CARGO"))

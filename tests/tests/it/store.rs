@@ -45,7 +45,7 @@ impl House {
 }
 
 /// The whole of an error, as the most talkative of logs would have it.
-fn told(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     chain.map(|error| format!("{error} {error:?} {error:#?}\n")).collect()
 }

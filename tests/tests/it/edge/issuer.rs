@@ -1,9 +1,12 @@
 //! An identity provider: it publishes keys on loopback, badly where it is told to, and signs
 //! tokens, bad ones too.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering::SeqCst},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
 };
 
 use axum::{
@@ -12,6 +15,7 @@ use axum::{
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
+    serve::Listener,
 };
 use base64::{
     Engine,
@@ -25,9 +29,18 @@ use ring::{
         ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
     },
 };
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use umbel_api::{JwksSettings, JwtSettings};
+use umbel_tests::services::Identity;
 
 pub const ISSUER: &str = "https://id.example";
 pub const AUDIENCE: &str = "umbel";
@@ -57,7 +70,20 @@ pub struct Issuer {
 impl Issuer {
     pub async fn start(answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        Self::serve("http", listener, answer)
+    }
+
+    /// By https, as whom the identity says.
+    pub async fn start_with_tls(answer: Answer, identity: &Identity) -> Self {
+        Self::serve("https", Encrypted::listen(identity).await, answer)
+    }
+
+    fn serve(
+        scheme: &str,
+        listener: impl Listener<Addr = SocketAddr>,
+        answer: Answer,
+    ) -> Self {
+        let url = format!("{scheme}://{}/keys", listener.local_addr().unwrap());
         let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(AtomicUsize::new(0)));
         let state = (answer.clone(), asked.clone());
         let router = Router::new().fallback(publish).with_state(state);
@@ -85,6 +111,46 @@ impl Issuer {
         let mut settings = self.settings();
         settings.jwks.as_mut().unwrap().refresh_apart = std::time::Duration::ZERO;
         settings
+    }
+}
+
+/// Accepts by TLS, with HTTP/2 for those who speak it.
+struct Encrypted {
+    tcp: TcpListener,
+    tls: TlsAcceptor,
+}
+
+impl Encrypted {
+    async fn listen(identity: &Identity) -> Self {
+        let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes());
+        let chain = chain.collect::<Result<_, _>>().unwrap();
+        let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = config.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { tcp, tls: TlsAcceptor::from(Arc::new(config)) }
+    }
+}
+
+impl Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, addr) = self.tcp.accept().await.unwrap();
+            // Who does not trust it goes away.
+            if let Ok(stream) = self.tls.accept(stream).await {
+                return (stream, addr);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
     }
 }
 
