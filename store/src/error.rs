@@ -117,9 +117,7 @@ impl Denial {
                 "postgres is not trusted: its address must name a host that the server's \
                  certificate is for (sslmode=verify-ca does without)"
             }
-            Self::Certificate(_) => {
-                "postgres is not trusted: the server needs another certificate"
-            }
+            Self::Certificate(_) => "postgres is not trusted: the server needs another certificate",
         }
     }
 }
@@ -179,9 +177,7 @@ impl Refusal {
             // its troubles (PgBouncer's is 08P01) says too little for that, and is waited for.
             _ if fatal && self.wants_tls() => StoreError::Denied(Denial::TlsNeeded(self)),
             ("3D000", _) if fatal => StoreError::Denied(Denial::Login(self)),
-            (code, _) if fatal && code.starts_with("28") => {
-                StoreError::Denied(Denial::Login(self))
-            }
+            (code, _) if fatal && code.starts_with("28") => StoreError::Denied(Denial::Login(self)),
             // Connection, resources, shutdown, trouble of the machine, a standby after a failover.
             // What is fatal ends the connection, whatever its code: poolers use codes of their own.
             ("25006", _) => StoreError::Unavailable(self.into()),
@@ -244,7 +240,10 @@ mod tests {
     #[test]
     fn a_server_that_wants_tls_is_understood_whatever_its_code() {
         for (code, message) in [
-            ("28000", "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption"),
+            (
+                "28000",
+                "no pg_hba.conf entry for host \"::1\", user \"u\", database \"d\", no encryption",
+            ),
             ("08P01", "SSL required"),
             ("XX000", "SSL connection is required"),
         ] {

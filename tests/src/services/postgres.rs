@@ -62,7 +62,8 @@ impl PostgresServer {
             let service = Service::new("postgres", Signal::SIGQUIT).not_as_root("postgres");
             let databases = AtomicUsize::new(0);
             let settings = identity.map_or_else(Vec::new, |identity| {
-                let file = |name, text: &str| service.write_secret(name, text).display().to_string();
+                let file =
+                    |name, text: &str| service.write_secret(name, text).display().to_string();
                 vec![
                     "ssl=on".to_owned(),
                     format!("ssl_cert_file={}", file("server.crt", &identity.certificate)),

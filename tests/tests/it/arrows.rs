@@ -155,7 +155,9 @@ const STATEMENTS: [&str; 2] = ["store/src/session.rs", "store/src/statement.rs"]
 fn no_sql_is_put_together_but_in_the_one_place_for_it() {
     let starts = ["select ", "insert into ", "update ", "delete from ", "with ", "set local "];
     let mut looked_at = 0;
-    for name in ["store", "umbel", "tasks", "api", "worker", "beat", "broker", "proto", "supervisor"] {
+    for name in
+        ["store", "umbel", "tasks", "api", "worker", "beat", "broker", "proto", "supervisor"]
+    {
         sources(&root().join(name).join("src"), &mut |path, text| {
             looked_at += 1;
             if STATEMENTS.iter().any(|place| path.ends_with(place)) {

@@ -22,9 +22,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const GROWTH_KIB: u64 = 64 * 1024;
 
 fn launch(redis: &RedisServer, args: &[&str]) -> Launch {
-    Launch::new("greeter", args)
-        .env("REDIS_URL", redis.url_as("worker"))
-        .env("JWT_SECRET", SECRET)
+    Launch::new("greeter", args).env("REDIS_URL", redis.url_as("worker")).env("JWT_SECRET", SECRET)
 }
 
 /// msgpack that no task is made of.

@@ -51,7 +51,10 @@ impl Cage {
             format!("postgres://house:{password}@{place}?sslmode=disable")
         };
         Launch::new("umbel", args)
-            .env("REDIS_URL", format!("redis://house:{CANARY}-redis@127.0.0.1:{}", self.redis.port()))
+            .env(
+                "REDIS_URL",
+                format!("redis://house:{CANARY}-redis@127.0.0.1:{}", self.redis.port()),
+            )
             .env("DATABASE_URL", database(&format!("{CANARY}-postgres")))
             .env("DATABASE_DIRECT_URL", database(&format!("{CANARY}-postgres")))
             .env("DATABASE_ACQUIRE_TIMEOUT", "2s")
@@ -263,7 +266,12 @@ async fn no_failure_at_the_start_tells_a_secret() {
         ("DATABASE_URL", secret("postgres://u:SECRET@h:99999/d"), "worker", "DATABASE_URL"),
         ("DATABASE_URL", secret("postgres://u:SECRET@h/d?sslmode=SECRE"), "api", "DATABASE_URL"),
         ("DATABASE_URL", secret("mysql://u:SECRET@h/d"), "migrate", "DATABASE_URL"),
-        ("DATABASE_DIRECT_URL", secret("postgres://u:SECRET@127.0.0.1:1/d"), "migrate", "unavailable"),
+        (
+            "DATABASE_DIRECT_URL",
+            secret("postgres://u:SECRET@127.0.0.1:1/d"),
+            "migrate",
+            "unavailable",
+        ),
         ("DATABASE_DIRECT_URL", wrong_database.clone(), "up", "postgres denies access"),
         ("DATABASE_DIRECT_URL", untrusted, "up", "offers no TLS"),
         ("JWT_SECRET", secret("SECRET-short"), "up", "JWT_SECRET"),
@@ -299,7 +307,11 @@ async fn what_is_waited_for_and_what_is_passed_over_is_told_without_its_secret()
     let port = cage.postgres.port();
     for (name, value, said) in [
         ("REDIS_URL", format!("redis://house:{CANARY}@127.0.0.1:1"), "waiting for redis"),
-        ("DATABASE_DIRECT_URL", format!("postgres://u:{CANARY}@127.0.0.1:1/d"), "waiting for postgres"),
+        (
+            "DATABASE_DIRECT_URL",
+            format!("postgres://u:{CANARY}@127.0.0.1:1/d"),
+            "waiting for postgres",
+        ),
         (
             "DATABASE_URL",
             format!("postgres://postgres@127.0.0.1:{port}/postgres?pasword={CANARY}&supa={CANARY}"),

@@ -78,11 +78,7 @@ impl Issuer {
         Self::serve("https", Encrypted::listen(identity).await, answer)
     }
 
-    fn serve(
-        scheme: &str,
-        listener: impl Listener<Addr = SocketAddr>,
-        answer: Answer,
-    ) -> Self {
+    fn serve(scheme: &str, listener: impl Listener<Addr = SocketAddr>, answer: Answer) -> Self {
         let url = format!("{scheme}://{}/keys", listener.local_addr().unwrap());
         let (answer, asked) = (Arc::new(Mutex::new(answer)), Arc::new(AtomicUsize::new(0)));
         let state = (answer.clone(), asked.clone());

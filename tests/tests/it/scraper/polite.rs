@@ -326,7 +326,7 @@ async fn a_host_that_says_it_is_asked_too_much_is_left_alone_at_once_by_all_work
     let refused = seen.refused.expect("the host has had enough");
     let after = |from: Duration, to: Duration| {
         let time = refused + from..refused + to;
-        seen.came.iter().filter(|came| time.contains(came)).count()
+        seen.came.iter().filter(|came| time.contains(*came)).count()
     };
     let late = after(AT_ONCE, PAUSE);
     assert!(late <= IN_FLIGHT, "{late} came later than {AT_ONCE:?} after it");

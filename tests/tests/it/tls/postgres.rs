@@ -32,8 +32,7 @@ impl Place<'_> {
         let settings =
             StoreSettings { acquire_timeout: ACQUIRE, ..StoreSettings::new(self.url(query)) };
         let db = Db::open(&settings).expect("good settings");
-        let asked =
-            "select coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as ssl";
+        let asked = "select coalesce((select ssl from pg_stat_ssl where pid = pg_backend_pid()), false) as ssl";
         let seen: Option<Seen> = db.row(asked, &()).await?;
         Ok(seen.expect("a row").ssl)
     }

@@ -55,7 +55,10 @@ async fn keys_of_one_who_is_not_trusted_are_no_keys_and_the_log_says_why() {
         assert_eq!(status(&api, &signer.token()).await, StatusCode::SERVICE_UNAVAILABLE, "{why}");
         let log = api.process.log();
         let line = log.lines().find(|line| line.contains("JWKS_URL cannot be read"));
-        assert!(line.is_some_and(|line| line.contains(why) && line.contains("WARN")), "{why}: {log}");
+        assert!(
+            line.is_some_and(|line| line.contains(why) && line.contains("WARN")),
+            "{why}: {log}"
+        );
         assert_eq!(issuer.asked(), 0, "{why}: nothing was said to whom is not trusted");
     }
 }

@@ -20,8 +20,8 @@ struct Encrypted {
 impl Encrypted {
     fn start(identity: &Identity) -> Self {
         let id = uuid::Uuid::new_v4().simple();
-        let [certificate, key] =
-            ["crt", "key"].map(|kind| std::env::temp_dir().join(format!("umbel-redis-{id}.{kind}")));
+        let [certificate, key] = ["crt", "key"]
+            .map(|kind| std::env::temp_dir().join(format!("umbel-redis-{id}.{kind}")));
         std::fs::write(&certificate, &identity.certificate).unwrap();
         std::fs::write(&key, &identity.key).unwrap();
         let port = free_port();
@@ -100,7 +100,10 @@ async fn a_redis_that_is_not_trusted_is_refused_and_not_waited_for() {
             let launch = redis.launch(args).env("SSL_CERT_FILE", trusted.file().display());
             let (code, said) = enqueued(launch);
             assert_eq!(code, Some(1), "{why} {args:?}: {said}");
-            assert!(said.contains("redis is not trusted") && said.contains(why), "{args:?}: {said}");
+            assert!(
+                said.contains("redis is not trusted") && said.contains(why),
+                "{args:?}: {said}"
+            );
             assert!(said.contains("SSL_CERT_FILE") && !said.contains("s3cr3t"), "{said}");
         }
         assert_eq!(redis.redis.cli(&["DBSIZE"]), "0");
