@@ -34,6 +34,11 @@ impl Kind {
         Self { name, unit, limit: None }
     }
 
+    /// What Umbel does that Redis alone does not.
+    pub const fn own(name: &'static str, unit: &'static str) -> Self {
+        Self { name, unit, limit: None }
+    }
+
     /// What Umbel does, in the unit of its limit.
     pub const fn against(limit: Self, name: &'static str) -> Self {
         Self { name, unit: limit.unit, limit: Some(limit.name) }
@@ -79,6 +84,9 @@ impl Figures {
                     own / raw
                 )
                 .expect("a String takes all");
+            } else if !kind.name.starts_with("raw.") {
+                writeln!(table, "{:<24} {:<8} {:>25.3}", kind.name, kind.unit, median(values))
+                    .expect("a String takes all");
             }
         }
         table

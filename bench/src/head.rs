@@ -11,7 +11,7 @@ pub fn head(bench: &Bench) -> Value {
     let cpus = read("/proc/cpuinfo");
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = read("/proc/loadavg");
-    let plan = bench.plan;
+    let plan = &bench.plan;
     json!({
         "umbel": env!("CARGO_PKG_VERSION"),
         "build": if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -22,7 +22,8 @@ pub fn head(bench: &Bench) -> Value {
         // What else the machine does while it is measured.
         "load_1m": load.split(' ').next(),
         "pinned": false,
-        "persistence": "none",
+        "persistence": "none, and an append-only file every second where a figure ends in _aof",
+        "workloads": plan.workloads.iter().map(|workload| format!("{workload:?}")).collect::<Vec<_>>(),
         "tasks": plan.tasks,
         "concurrency": plan.concurrency,
         "hand_overs": plan.hand_overs,
@@ -41,7 +42,7 @@ fn server(info: &str) -> String {
 }
 
 /// The value of a line `name : value`.
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (found, value) = line.split_once(':')?;
         (found.trim() == name).then_some(value.trim())

@@ -1,26 +1,37 @@
 //! The benchmark: what Redis itself can do, and Umbel beside it in the same run.
 //!
-//! | figure | measured |
+//! | workload | figures |
 //! |---|---|
-//! | `enqueue_bulk` | tasks a second by one `enqueue_many` |
-//! | `enqueue_singly` | tasks a second, one awaited at a time, untracked |
-//! | `enqueue_singly_tracked` | the same, with every state written |
-//! | `drain` | tasks a second by one worker from a full queue, nothing kept of them |
-//! | `drain_results` | the same, with results |
-//! | `hand_over_p50`, `_p99` | from just before a task is enqueued to its start, on an idle system |
+//! | `enqueue` | tasks a second: one awaited at a time (untracked, tracked), by 64 callers at once, by one `enqueue_many` |
+//! | `drain` | by one worker from a full queue: nothing kept, with results, with every state written |
+//! | `cycle` | enqueued and run at the same time |
+//! | `hand-over` | from just before a task is enqueued to its start, at 200 a second on an idle system |
+//! | `delayed` | 10,000 due at once: tasks a second; 5,000 due at 500 a second: how late |
+//! | `idle` | a worker process at rest: its memory, what it asks Redis; from exec to its first task |
+//! | `depth` | drains of 1,000 to 1,000,000 queued tasks |
+//! | `payload` | drains with arguments of 1, 10 and 100 KB |
+//! | `processes` | drains by 1, 2 and 4 worker processes, and how busy Redis is meanwhile |
+//! | `memory` | what a queued task takes in Redis |
+//! | `aof` | enqueue and drain with the append-only file written every second |
+//! | `logs` | a drain while every task is logged |
+//! | `instructions` | what a task costs the client and the worker, counted by valgrind |
 //!
-//! Each has its limit, `raw.…`, by the client of [`raw`]. Redis keeps nothing on disk.
+//! Where Redis alone can do the same, `raw.…` is its limit, by the client of [`raw`]. Redis keeps
+//! nothing on disk, but for `aof`.
 
+pub mod apart;
 pub mod figures;
 pub mod head;
 mod noop;
 pub mod raw;
 mod resp;
 mod umbel;
+mod workloads;
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
 use tokio::runtime::Runtime;
 use umbel_tests::services::RedisServer;
 
@@ -35,33 +46,36 @@ pub use noop::ARGUMENT_BYTES;
 /// The distance of the tasks whose hand-over is measured: 200 a second.
 pub const HAND_OVER_EVERY: Duration = Duration::from_millis(5);
 
-/// One at a time is so much slower that fewer tasks tell the rate.
-const SINGLY_SHARE: usize = 5;
-
-const RATE: &str = "tasks/s";
-const RAW_BULK: Kind = Kind::raw("raw.enqueue_bulk", RATE);
-const RAW_SINGLY: Kind = Kind::raw("raw.enqueue_singly", RATE);
-const RAW_DRAIN: Kind = Kind::raw("raw.drain", RATE);
-const RAW_DRAIN_RESULTS: Kind = Kind::raw("raw.drain_results", RATE);
-const RAW_P50: Kind = Kind::raw("raw.hand_over_p50", "ms");
-const RAW_P99: Kind = Kind::raw("raw.hand_over_p99", "ms");
-const BULK: Kind = Kind::against(RAW_BULK, "enqueue_bulk");
-const SINGLY: Kind = Kind::against(RAW_SINGLY, "enqueue_singly");
-const SINGLY_TRACKED: Kind = Kind::against(RAW_SINGLY, "enqueue_singly_tracked");
-const DRAIN: Kind = Kind::against(RAW_DRAIN, "drain");
-const DRAIN_RESULTS: Kind = Kind::against(RAW_DRAIN_RESULTS, "drain_results");
-const P50: Kind = Kind::against(RAW_P50, "hand_over_p50");
-const P99: Kind = Kind::against(RAW_P99, "hand_over_p99");
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Workload {
+    Enqueue,
+    Drain,
+    Cycle,
+    HandOver,
+    Delayed,
+    Idle,
+    Depth,
+    Payload,
+    Processes,
+    Memory,
+    Aof,
+    Logs,
+    Instructions,
+}
 
 /// How much is measured.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Plan {
+    pub workloads: Vec<Workload>,
     /// Tasks of a bulk enqueue and of a drain; a fifth of them is enqueued one at a time.
     pub tasks: usize,
     /// How many tasks the worker runs at once.
     pub concurrency: usize,
     /// Tasks of a hand-over, at 200 a second.
     pub hand_overs: usize,
+    /// How deep the deepest queue is.
+    pub depth: usize,
 }
 
 /// A Redis of its own and what was measured on it. Ends its Redis when dropped.
@@ -78,67 +92,38 @@ impl Bench {
     pub fn start(plan: Plan) -> anyhow::Result<Self> {
         ensure!(plan.tasks > 0 && plan.hand_overs > 0, "there is nothing to measure");
         let redis = RedisServer::start();
-        let answer = redis.cli(&["config", "set", "appendonly", "no"]);
-        ensure!(answer == "OK", "redis keeps its append-only file: {answer}");
-        let runtime = Runtime::new()?;
-        Ok(Self { plan, redis, runtime, figures: Figures::default() })
+        let bench = Self { plan, redis, runtime: Runtime::new()?, figures: Figures::default() };
+        bench.persist(false)?;
+        Ok(bench)
     }
 
     /// Measures every figure once, the raw limit first. An error where a task was lost, failed or
     /// ran twice.
     pub fn run(&mut self) -> anyhow::Result<()> {
-        self.run_raw()?;
-        self.run_umbel()
+        for workload in self.plan.workloads.clone() {
+            eprintln!("{workload:?}");
+            match workload {
+                Workload::Enqueue => self.enqueue(),
+                Workload::Drain => self.drain(),
+                Workload::Cycle => self.cycle(),
+                Workload::HandOver => self.hand_over(),
+                Workload::Delayed => self.delayed(),
+                Workload::Idle => self.idle(),
+                Workload::Depth => self.depth(),
+                Workload::Payload => self.payload(),
+                Workload::Processes => self.processes(),
+                Workload::Memory => self.memory(),
+                Workload::Aof => self.aof(),
+                Workload::Logs => self.logs(),
+                Workload::Instructions => self.instructions(),
+            }
+            .with_context(|| format!("{workload:?}"))?;
+        }
+        Ok(())
     }
 
     pub fn figures(&self) -> &Figures {
         &self.figures
-    }
-
-    fn run_raw(&mut self) -> anyhow::Result<()> {
-        let Plan { tasks, hand_overs, .. } = self.plan;
-        let mut raw = self.raw()?;
-        let enqueued = raw.enqueue_bulk(tasks)?;
-        let drained = raw.drain(tasks, false)?;
-        let mut raw = self.raw()?;
-        raw.enqueue_bulk(tasks)?;
-        let drained_results = raw.drain(tasks, true)?;
-        let singly = self.raw()?.enqueue_singly(self.singly())?;
-        let handed_over = self.raw()?.hand_overs(hand_overs, HAND_OVER_EVERY)?;
-
-        self.rate(RAW_BULK, tasks, enqueued);
-        self.rate(RAW_DRAIN, tasks, drained);
-        self.rate(RAW_DRAIN_RESULTS, tasks, drained_results);
-        self.rate(RAW_SINGLY, self.singly(), singly);
-        self.latency([RAW_P50, RAW_P99], &handed_over);
-        Ok(())
-    }
-
-    fn run_umbel(&mut self) -> anyhow::Result<()> {
-        let Plan { tasks, hand_overs: hands, .. } = self.plan;
-        let few = self.singly();
-        let (enqueued, drained) = self.umbel(move |umbel| async move {
-            let (took, handles) = umbel.enqueue_bulk::<false>(tasks).await?;
-            Ok((took, umbel.drain(&handles, false).await?))
-        })?;
-        let drained_results = self.umbel(move |umbel| async move {
-            let (_, handles) = umbel.enqueue_bulk::<true>(tasks).await?;
-            umbel.drain(&handles, true).await
-        })?;
-        let singly =
-            self.umbel(move |umbel| async move { umbel.enqueue_singly(few, false).await })?;
-        let singly_tracked =
-            self.umbel(move |umbel| async move { umbel.enqueue_singly(few, true).await })?;
-        let handed_over =
-            self.umbel(move |umbel| async move { umbel.hand_overs(hands, HAND_OVER_EVERY).await })?;
-
-        self.rate(BULK, tasks, enqueued);
-        self.rate(DRAIN, tasks, drained);
-        self.rate(DRAIN_RESULTS, tasks, drained_results);
-        self.rate(SINGLY, few, singly);
-        self.rate(SINGLY_TRACKED, few, singly_tracked);
-        self.latency([P50, P99], &handed_over);
-        Ok(())
     }
 
     fn raw(&self) -> anyhow::Result<Raw<'_>> {
@@ -153,6 +138,15 @@ impl Bench {
         F: Future<Output = anyhow::Result<T>> + Send,
     {
         self.empty()?;
+        self.umbel_on(work)
+    }
+
+    /// As [`umbel`](Self::umbel), on what is there.
+    fn umbel_on<T, F>(&self, work: impl FnOnce(Umbel) -> F + Send + 'static) -> anyhow::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + Send,
+    {
         let (url, concurrency) = (self.redis.url(), self.plan.concurrency);
         let working =
             self.runtime.spawn(async move { work(Umbel::connect(url, concurrency).await?).await });
@@ -165,8 +159,28 @@ impl Bench {
         Ok(())
     }
 
-    fn singly(&self) -> usize {
-        self.plan.tasks.div_ceil(SINGLY_SHARE)
+    /// Whether Redis writes its append-only file, every second.
+    fn persist(&self, persists: bool) -> anyhow::Result<()> {
+        let answer =
+            self.redis.cli(&["config", "set", "appendonly", if persists { "yes" } else { "no" }]);
+        ensure!(answer == "OK", "redis does not change its append-only file: {answer}");
+        Ok(())
+    }
+
+    /// A number that INFO tells.
+    fn info(&self, section: &str, name: &str) -> anyhow::Result<f64> {
+        let info = self.redis.cli(&["info", section]);
+        let value = head::field(&info, name).with_context(|| format!("INFO has no {name}"))?;
+        Ok(value.parse()?)
+    }
+
+    /// The seconds that Redis was at work, in all.
+    fn redis_busy(&self) -> anyhow::Result<f64> {
+        Ok(self.info("cpu", "used_cpu_user")? + self.info("cpu", "used_cpu_sys")?)
+    }
+
+    fn add(&mut self, kind: Kind, value: f64) {
+        self.figures.add(kind, value);
     }
 
     fn rate(&mut self, kind: Kind, tasks: usize, took: Duration) {
@@ -184,18 +198,45 @@ impl Bench {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_workload_runs_all_of_its_tasks_and_gives_its_figure() {
-        let mut bench = Bench::start(Plan { tasks: 250, concurrency: 8, hand_overs: 20 }).unwrap();
+    fn measured(workloads: Vec<Workload>) -> Vec<figures::Figure> {
+        let plan = Plan { workloads, tasks: 250, concurrency: 8, hand_overs: 20, depth: 1_000 };
+        let mut bench = Bench::start(plan).unwrap();
         // Fails by itself where a task was not run, or not once.
         bench.run().unwrap();
-        let figures: Vec<_> = bench.figures().iter().collect();
-        let names: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
-        for kind in [BULK, SINGLY, SINGLY_TRACKED, DRAIN, DRAIN_RESULTS, P50, P99] {
-            assert!(names.contains(&kind.name), "{names:?}");
+        bench.figures().iter().collect()
+    }
+
+    #[test]
+    fn every_workload_of_this_process_runs_all_of_its_tasks_and_gives_its_figures() {
+        use Workload::{Aof, Cycle, Depth, Drain, Enqueue, HandOver, Logs, Memory, Payload};
+        let figures =
+            measured(vec![Enqueue, Drain, Cycle, HandOver, Depth, Payload, Memory, Aof, Logs]);
+        for name in [
+            "enqueue_bulk",
+            "enqueue_64_callers",
+            "enqueue_singly",
+            "drain",
+            "drain_results",
+            "drain_tracked",
+            "cycle",
+            "hand_over_p99",
+            "drain_of_1k",
+            "drain_10kb",
+            "memory_tracked",
+            "drain_aof",
+            "drain_logged",
+        ] {
+            assert!(figures.iter().any(|figure| figure.name == name), "{name}: {figures:?}");
         }
         for figure in figures {
-            assert!(figure.min > 0.0 && figure.runs == 1, "{figure:?}");
+            assert!(figure.min > 0.0, "{figure:?}");
         }
+    }
+
+    #[test]
+    fn delayed_tasks_are_measured_and_none_is_early() {
+        let figures = measured(vec![Workload::Delayed]);
+        let names: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
+        assert_eq!(names, ["due_at_once", "due_at_500_p50", "due_at_500_p99"]);
     }
 }

@@ -21,6 +21,9 @@ pub const QUEUE: &str = "bench";
 /// The size of the one argument.
 pub const ARGUMENT_BYTES: usize = 100;
 
+/// Where a place is read from, however long the argument: its end.
+const PLACE_DIGITS: usize = 19;
+
 /// A no-op with a 100-byte argument. Its result is kept where `KEPT`; if not, nothing is.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub struct NoOp<const KEPT: bool> {
@@ -30,7 +33,12 @@ pub struct NoOp<const KEPT: bool> {
 
 impl<const KEPT: bool> NoOp<KEPT> {
     pub fn new(place: usize) -> Self {
-        Self { text: format!("{place:0ARGUMENT_BYTES$}") }
+        Self::sized(place, ARGUMENT_BYTES)
+    }
+
+    /// With an argument of so many bytes.
+    pub fn sized(place: usize, bytes: usize) -> Self {
+        Self { text: format!("{place:0bytes$}") }
     }
 }
 
@@ -46,7 +54,8 @@ impl<const KEPT: bool> Task for NoOp<KEPT> {
 
 impl<const KEPT: bool> Handler<Board> for NoOp<KEPT> {
     async fn run(self, ctx: &Context<Board>) -> TaskResult<usize> {
-        let place = self.text.parse()?;
+        let digits = self.text.len().saturating_sub(PLACE_DIGITS);
+        let place = self.text[digits..].parse()?;
         ctx.app().start(place).ok_or_else(|| TaskError::fatal("there is no such place"))?;
         Ok(place)
     }

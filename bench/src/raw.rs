@@ -5,6 +5,7 @@
 use std::{
     io::Write,
     net::{Ipv4Addr, TcpStream},
+    ops::Range,
     thread,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use umbel_tests::services::RedisServer;
 use uuid::Uuid;
 
 use crate::{
-    noop::{NoOp, QUEUE},
+    noop::{ARGUMENT_BYTES, NoOp, QUEUE},
     resp::{Replies, encode},
 };
 
@@ -46,6 +47,7 @@ pub struct Raw<'a> {
     shard: Shard,
     stream: String,
     wire: Wire,
+    argument_bytes: usize,
 }
 
 /// What goes out in one write.
@@ -70,7 +72,12 @@ impl<'a> Raw<'a> {
         group.push(["XGROUP", "CREATE", &stream, GROUP, "0", "MKSTREAM"]);
         let mut wire = Wire::connect(redis.port())?;
         wire.play(&[group], 0)?;
-        Ok(Self { redis, shard, stream, wire })
+        Ok(Self { redis, shard, stream, wire, argument_bytes: ARGUMENT_BYTES })
+    }
+
+    /// With tasks whose argument has so many bytes.
+    pub fn with_argument(self, argument_bytes: usize) -> Self {
+        Self { argument_bytes, ..self }
     }
 
     /// Enqueues so many tasks, in pipelined batches.
@@ -98,18 +105,40 @@ impl<'a> Raw<'a> {
         Ok(took)
     }
 
-    /// Reads, acknowledges and deletes so many tasks, and sets a result for each where `results`.
-    pub fn drain(&mut self, tasks: usize, results: bool) -> anyhow::Result<Duration> {
-        let count = BATCH.to_string();
+    /// Enqueues, reads, acknowledges and deletes so many tasks, batch by batch.
+    pub fn cycle(&mut self, tasks: usize) -> anyhow::Result<Duration> {
         let mut bursts = Vec::new();
         for first in (0..tasks).step_by(BATCH) {
             let places = first..tasks.min(first + BATCH);
-            let entries: Vec<String> = places.clone().map(entry).collect();
             let mut burst = Burst::default();
-            burst.push(read(&["COUNT", &count, "STREAMS", &self.stream, ">"]));
-            for head in [vec!["XACK", &self.stream, GROUP], vec!["XDEL", &self.stream]] {
-                burst.push(head.into_iter().chain(entries.iter().map(String::as_str)));
+            for place in places.clone() {
+                burst.push(self.add(place)?);
             }
+            self.take(places, &mut burst);
+            bursts.push(burst);
+        }
+        let (took, gone) = self.wire.play(&bursts, AHEAD)?;
+        ensure!(gone == 2 * tasks as u64, "not all tasks were acknowledged and deleted");
+        Ok(took)
+    }
+
+    /// Reads, acknowledges and deletes some tasks by one command each.
+    fn take(&self, places: Range<usize>, burst: &mut Burst) {
+        let entries: Vec<String> = places.map(entry).collect();
+        let count = BATCH.to_string();
+        burst.push(read(&["COUNT", &count, "STREAMS", &self.stream, ">"]));
+        for head in [vec!["XACK", &self.stream, GROUP], vec!["XDEL", &self.stream]] {
+            burst.push(head.into_iter().chain(entries.iter().map(String::as_str)));
+        }
+    }
+
+    /// Reads, acknowledges and deletes so many tasks, and sets a result for each where `results`.
+    pub fn drain(&mut self, tasks: usize, results: bool) -> anyhow::Result<Duration> {
+        let mut bursts = Vec::new();
+        for first in (0..tasks).step_by(BATCH) {
+            let places = first..tasks.min(first + BATCH);
+            let mut burst = Burst::default();
+            self.take(places.clone(), &mut burst);
             for place in places.filter(|_| results) {
                 let key = self.shard.task(&id(place)?);
                 let result = codec::encode(&place)?;
@@ -163,7 +192,10 @@ impl<'a> Raw<'a> {
     }
 
     fn add(&self, place: usize) -> anyhow::Result<Vec<Vec<u8>>> {
-        let body = Body { args: codec::encode(&NoOp::<false>::new(place))?, ..Body::default() };
+        let body = Body {
+            args: codec::encode(&NoOp::<false>::sized(place, self.argument_bytes))?,
+            ..Body::default()
+        };
         let name = NoOp::<false>::NAME.parse()?;
         let envelope = Envelope::seal(id(place)?, name, &body, Utc::now())?;
         let mut command: Vec<Vec<u8>> =

@@ -18,6 +18,7 @@ use crate::{
     connection::Connector,
     keys::{self, Shard},
     script::Scripts,
+    sharing::Lanes,
 };
 
 /// How long readiness may take; a health check that waits longer is itself a failure.
@@ -27,10 +28,11 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Client {
     connection: Arc<Mutex<ConnectionManager>>,
-    connector: Connector,
+    connector: Arc<Connector>,
     scripts: Arc<Scripts>,
     /// Queues that this process has entered in the list of queues.
     listed: Arc<Mutex<HashSet<QueueName>>>,
+    lanes: Lanes,
 }
 
 impl Client {
@@ -38,15 +40,16 @@ impl Client {
     /// fails only on wrong settings. `role` shows in `CLIENT LIST` where the server knows library
     /// names.
     pub fn open(settings: &BrokerSettings, role: &str) -> Result<Self, BrokerError> {
-        let connector = Connector::new(settings, role)?;
+        let connector = Arc::new(Connector::new(settings, role)?);
         let connection = Arc::new(Mutex::new(connector.shared()?));
-        Ok(Self { connection, connector, scripts: Scripts::shipped(), listed: Arc::default() })
+        let scripts = Scripts::shipped();
+        Ok(Self { connection, connector, scripts, listed: Arc::default(), lanes: Lanes::default() })
     }
 
     /// A client with a connection of its own, for a thread that must not wait for this one's.
     pub fn separate(&self) -> Result<Self, BrokerError> {
         let connection = Arc::new(Mutex::new(self.connector.shared()?));
-        Ok(Self { connection, ..self.clone() })
+        Ok(Self { connection, lanes: Lanes::default(), ..self.clone() })
     }
 
     /// Whether Redis answers, within a second.
@@ -73,6 +76,10 @@ impl Client {
 
     pub(crate) fn scripts(&self) -> &Scripts {
         &self.scripts
+    }
+
+    pub(crate) fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     pub(crate) fn connector(&self) -> &Connector {

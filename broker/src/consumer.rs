@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{aio::MultiplexedConnection, cmd};
+use redis::{Cmd, aio::MultiplexedConnection, cmd};
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -31,6 +31,9 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// As many tasks of the largest size as a client's output buffer in Redis bears: 16 MiB.
 const FETCH_MAX: usize = 64;
+
+/// How many permits must be free for a read of what is deep to be worth its own way.
+const DEEP_LEAST: usize = 16;
 
 /// How often in a row a stream may be passed over before it goes first once.
 const PASSED_OVER_MAX: u8 = 12;
@@ -59,6 +62,8 @@ pub struct Consumer {
     /// It was said how settles are fenced here.
     fence_told: bool,
     passed_over: [u8; 4],
+    /// The stream that has filled the last read: of it there is more.
+    deep: Option<Stream>,
     /// Which shard goes first in the next pass, so that queues of one worker share it.
     turn: usize,
 }
@@ -96,6 +101,7 @@ impl Consumer {
             introduced: false,
             fence_told: false,
             passed_over: [0; 4],
+            deep: None,
             turn: 0,
         }
     }
@@ -137,7 +143,7 @@ impl Consumer {
     ) -> Result<Vec<Delivery>, BrokerError> {
         match &fetched {
             // Only now: what an error half way drops must be found again as a ghost.
-            Ok(deliveries) => deliveries.iter().for_each(|d| self.held.insert(d)),
+            Ok(deliveries) => self.held.insert(deliveries),
             Err(_) => self.link = None,
         }
         fetched
@@ -303,8 +309,19 @@ impl Consumer {
         Ok(ghosts)
     }
 
+    /// Whether the last read was filled: there is more to read.
+    pub fn is_deep(&self) -> bool {
+        self.deep.is_some()
+    }
+
     /// Goes through the streams in order without waiting, until all permits are used.
     async fn pass(&mut self, open: &[Shard], free: usize) -> Result<Vec<Delivery>, BrokerError> {
+        let deep = self.deep.take();
+        if let ([shard], Some(stream), true) = (open, deep, free >= DEEP_LEAST)
+            && order(&self.passed_over) == Stream::IN_ORDER
+        {
+            return self.pass_deep(shard, stream, free).await;
+        }
         let mut found = Vec::new();
         self.turn = (self.turn + 1) % self.shards.len();
         for stream in order(&self.passed_over) {
@@ -318,8 +335,44 @@ impl Consumer {
                 let left = free - found.len();
                 if left > 0 {
                     found.extend(self.read(&[(shard, stream)], left, None).await?);
+                    if found.len() >= free {
+                        self.deep = Some(stream);
+                    }
                 }
             }
+        }
+        Ok(found)
+    }
+
+    /// Reads on where one stream fills every read. Those that go before it had nothing a moment ago;
+    /// they are asked for one each, in the same round trip, and come in order again once they have it.
+    async fn pass_deep(
+        &mut self,
+        shard: &Shard,
+        deep: Stream,
+        free: usize,
+    ) -> Result<Vec<Delivery>, BrokerError> {
+        let (before, after) = Stream::IN_ORDER.split_at(deep as usize);
+        let own = free - before.len();
+        let mut reads: Vec<(Stream, usize)> = before.iter().map(|stream| (*stream, 1)).collect();
+        reads.push((deep, own));
+        for stream in &after[1..] {
+            self.passed_over[*stream as usize] += 1;
+        }
+        let Some(link) = &mut self.link else { return Err(not_connected()) };
+        let mut pipe = redis::pipe();
+        for (stream, count) in &reads {
+            pipe.add_command(read_command(&self.worker, *count, None, &[shard.ready(*stream)]));
+        }
+        let answers: Vec<Option<Streams>> = pipe.query_async(&mut link.connection).await?;
+        let mut found = Vec::with_capacity(free);
+        let mut last = 0;
+        for ((stream, _), answer) in reads.iter().zip(answers) {
+            let streams = [(shard.clone(), *stream)];
+            last = take_out(&streams, &[shard.ready(*stream)], &link.epochs, answer, &mut found)?;
+        }
+        if found.len() == last && last == own {
+            self.deep = Some(deep);
         }
         Ok(found)
     }
@@ -330,33 +383,52 @@ impl Consumer {
         count: usize,
         block: Option<Duration>,
     ) -> Result<Vec<Delivery>, BrokerError> {
-        let Some(link) = &mut self.link else {
-            return Err(BrokerError::Unavailable("not connected".to_owned()));
-        };
+        let Some(link) = &mut self.link else { return Err(not_connected()) };
         let keys: Vec<String> =
             streams.iter().map(|(shard, stream)| shard.ready(*stream)).collect();
-        let mut read = cmd("XREADGROUP");
-        read.arg("GROUP").arg(GROUP).arg(&self.worker).arg("COUNT").arg(count);
-        if let Some(block) = block {
-            read.arg("BLOCK").arg(block.as_millis() as u64);
-        }
-        read.arg("STREAMS").arg(&keys).arg(vec![">"; keys.len()]);
+        let read = read_command(&self.worker, count, block, &keys);
         let answer: Option<Streams> = read.query_async(&mut link.connection).await?;
-
-        let mut deliveries = Vec::new();
-        for (key, entries) in answer.unwrap_or_default() {
-            let Some(at) = keys.iter().position(|asked| *asked == key) else {
-                return Err(BrokerError::Unexpected(format!("a read answered for `{key}`")));
-            };
-            let (shard, stream) = &streams[at];
-            let epoch = &link.epochs[shard];
-            for (entry, fields) in entries {
-                let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
-                deliveries.push(Delivery::read(key, epoch.clone(), &fields));
-            }
-        }
-        Ok(deliveries)
+        let mut found = Vec::new();
+        take_out(streams, &keys, &link.epochs, answer, &mut found)?;
+        Ok(found)
     }
+}
+
+fn not_connected() -> BrokerError {
+    BrokerError::Unavailable("not connected".to_owned())
+}
+
+fn read_command(worker: &str, count: usize, block: Option<Duration>, keys: &[String]) -> Cmd {
+    let mut read = cmd("XREADGROUP");
+    read.arg("GROUP").arg(GROUP).arg(worker).arg("COUNT").arg(count);
+    if let Some(block) = block {
+        read.arg("BLOCK").arg(block.as_millis() as u64);
+    }
+    read.arg("STREAMS").arg(keys).arg(vec![">"; keys.len()]);
+    read
+}
+
+/// Puts what a read of some streams brought to `found`; returns how many came.
+fn take_out(
+    streams: &[(Shard, Stream)],
+    keys: &[String],
+    epochs: &HashMap<Shard, Arc<Epoch>>,
+    answer: Option<Streams>,
+    found: &mut Vec<Delivery>,
+) -> Result<usize, BrokerError> {
+    let before = found.len();
+    for (key, entries) in answer.unwrap_or_default() {
+        let Some(at) = keys.iter().position(|asked| *asked == key) else {
+            return Err(BrokerError::Unexpected(format!("a read answered for `{key}`")));
+        };
+        let (shard, stream) = &streams[at];
+        let epoch = &epochs[shard];
+        for (entry, fields) in entries {
+            let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
+            found.push(Delivery::read(key, epoch.clone(), &fields));
+        }
+    }
+    Ok(found.len() - before)
 }
 
 /// Strict order, but for a stream that was passed over too often.

@@ -2,7 +2,8 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeSet, HashMap},
+    collections::{HashMap, hash_map::Entry},
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -23,11 +24,18 @@ pub(crate) struct Epoch {
 }
 
 /// Which entry it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EntryKey {
     pub shard: Shard,
     pub stream: Stream,
     pub entry: String,
+}
+
+impl Hash for EntryKey {
+    // The entry tells nearly all apart, and each task goes through a table of these twice.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.entry.hash(state);
+    }
 }
 
 /// Which run of which task an entry is: its fields `id` and `attempt` byte for byte, empty where it
@@ -42,9 +50,9 @@ pub(crate) struct Run {
 #[derive(Debug)]
 #[must_use = "a delivery that is dropped is run again only after this worker's lease"]
 pub struct Delivery {
-    pub(crate) key: EntryKey,
+    pub(crate) key: Arc<EntryKey>,
     pub(crate) epoch: Arc<Epoch>,
-    pub(crate) run: Run,
+    pub(crate) run: Arc<Run>,
     /// Who has asked for its end before it was started.
     pub cancelled_by: Option<String>,
     /// What came, or why it cannot be read.
@@ -66,7 +74,8 @@ impl Delivery {
         let field = |name: &str| field(fields, name);
         let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let bytes = |name| field(name).unwrap_or_default().to_vec();
-        let run = Run { id: bytes("id"), attempt: bytes("attempt") };
+        let run = Arc::new(Run { id: bytes("id"), attempt: bytes("attempt") });
+        let key = Arc::new(key);
         let parked =
             text("parked").and_then(|ms| DateTime::from_timestamp_millis(ms.parse().ok()?));
         let contents = Envelope::read(field).and_then(|mut envelope| {
@@ -138,12 +147,50 @@ pub fn parked_task(name: &str) -> Option<TaskName> {
 #[derive(Debug, Clone, Default)]
 pub struct Held(Arc<Mutex<Known>>);
 
-/// Entry → runs.
-pub(crate) type Known = HashMap<EntryKey, BTreeSet<Run>>;
+/// Entry → runs: one, but for the strangest of servers.
+pub(crate) type Known = HashMap<Arc<EntryKey>, Runs>;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Runs {
+    first: Arc<Run>,
+    others: Vec<Arc<Run>>,
+}
+
+impl Runs {
+    fn contains(&self, run: &Run) -> bool {
+        *self.first == *run || self.others.iter().any(|other| **other == *run)
+    }
+
+    /// Takes a run out; whether none is left.
+    fn remove(&mut self, run: &Run) -> bool {
+        if *self.first != *run {
+            self.others.retain(|other| **other != *run);
+            return false;
+        }
+        match self.others.pop() {
+            Some(other) => self.first = other,
+            None => return true,
+        }
+        false
+    }
+}
 
 impl Held {
-    pub(crate) fn insert(&self, delivery: &Delivery) {
-        self.lock().entry(delivery.key.clone()).or_default().insert(delivery.run.clone());
+    pub(crate) fn insert(&self, deliveries: &[Delivery]) {
+        let mut held = self.lock();
+        for Delivery { key, run, .. } in deliveries {
+            match held.entry(key.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert(Runs { first: run.clone(), others: Vec::new() });
+                }
+                Entry::Occupied(mut entry) => {
+                    let runs = entry.get_mut();
+                    if !runs.contains(run) {
+                        runs.others.push(run.clone());
+                    }
+                }
+            }
+        }
     }
 
     pub(crate) fn known(&self) -> Known {
@@ -158,22 +205,19 @@ impl Held {
     pub(crate) fn remove<'a>(&self, deliveries: impl IntoIterator<Item = &'a Delivery>) {
         let mut held = self.lock();
         for Delivery { key, run, .. } in deliveries {
-            if let Some(runs) = held.get_mut(key) {
-                runs.remove(run);
-                if runs.is_empty() {
-                    held.remove(key);
-                }
+            if held.get_mut(key).is_some_and(|runs| runs.remove(run)) {
+                held.remove(key);
             }
         }
     }
 
     /// How many tasks are held.
     pub fn len(&self) -> usize {
-        self.lock().values().map(BTreeSet::len).sum()
+        self.lock().values().map(|runs| 1 + runs.others.len()).sum()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.lock().is_empty()
     }
 
     // Nothing awaits while the lock is held, and no code under it panics half-way.

@@ -3,6 +3,7 @@
 use std::{future::IntoFuture, marker::PhantomData, pin::Pin, time::Duration};
 
 use chrono::{DateTime, Utc};
+use redis::ScriptInvocation;
 use serde::{Deserialize, Serialize};
 use umbel_proto::{
     Body, CatalogEntry, Envelope, Priority, QueueName, Task, TaskId, TaskName, TaskOptions, codec,
@@ -10,10 +11,9 @@ use umbel_proto::{
 use uuid::Uuid;
 
 use crate::{
-    BrokerError, Client, TaskHandle,
+    BrokerError, Client, TaskHandle, ids,
     keys::{Shard, Stream},
     script,
-    settle::ttl_s,
 };
 
 /// How many tasks one script call takes: longer scripts would hold up every other client.
@@ -145,7 +145,8 @@ impl NewTask {
 }
 
 /// A task with its id and packed fields.
-struct Sealed {
+#[derive(Debug)]
+pub(crate) struct Sealed {
     envelope: Envelope,
     stream: Stream,
     due: String,
@@ -153,7 +154,6 @@ struct Sealed {
     fingerprint: String,
     tracked: bool,
     max_attempts: u32,
-    ttl_s: u64,
     owner: String,
 }
 
@@ -167,7 +167,7 @@ impl Sealed {
         if new.call.owner.as_ref().is_some_and(|owner| owner.len() > OWNER_LONGEST) {
             return Err(BrokerError::Owner);
         }
-        let id = TaskId::new(&new.queue, Uuid::now_v7());
+        let id = TaskId::new(&new.queue, ids::next(now));
         Ok(Self {
             envelope: Envelope::seal(id, new.task.clone(), &new.body(now), now)?,
             stream: new.call.priority.unwrap_or(new.priority).into(),
@@ -176,9 +176,63 @@ impl Sealed {
             key,
             tracked: new.call.tracked,
             max_attempts: new.call.max_attempts.unwrap_or(new.max_attempts).max(1),
-            ttl_s: ttl_s(new.call.result_ttl.unwrap_or(new.result_ttl)),
             owner: new.call.owner.clone().unwrap_or_default(),
         })
+    }
+
+    /// Whether nothing is to be said of it beyond its id and `env` that is not said of the one
+    /// before as well.
+    fn is_alike(&self, first: &Self) -> bool {
+        self.is_plain()
+            && first.is_plain()
+            && self.stream == first.stream
+            && self.tracked == first.tracked
+            && self.max_attempts == first.max_attempts
+            && self.envelope.task == first.envelope.task
+            && self.envelope.enqueued == first.envelope.enqueued
+    }
+
+    /// How much room it takes in a call, about.
+    pub fn bytes(&self) -> usize {
+        self.envelope.env.len()
+    }
+
+    /// Due at once and nobody's.
+    fn is_plain(&self) -> bool {
+        self.due.is_empty() && self.key.is_empty() && self.owner.is_empty()
+    }
+
+    /// The arguments of the script for tasks that are alike.
+    fn put_alike(alike: &[Self], call: &mut ScriptInvocation<'_>) {
+        let [first, ..] = alike else { return };
+        call.arg(alike.len())
+            .arg(first.stream.key_index())
+            .arg(u8::from(first.tracked))
+            .arg(first.envelope.task.as_str())
+            .arg(first.max_attempts)
+            .arg(first.envelope.enqueued.timestamp_millis())
+            .arg(first.envelope.version);
+        for Self { envelope, .. } in alike {
+            call.arg(envelope.id.as_str()).arg(&envelope.env);
+        }
+    }
+
+    /// The arguments of the script for any task.
+    fn put(&self, call: &mut ScriptInvocation<'_>) {
+        let envelope = &self.envelope;
+        call.arg(0)
+            .arg(self.stream.key_index())
+            .arg(&self.due)
+            .arg(&self.key)
+            .arg(&self.fingerprint)
+            .arg(u8::from(self.tracked))
+            .arg(self.max_attempts)
+            .arg(&self.owner)
+            .arg(envelope.id.as_str())
+            .arg(envelope.task.as_str())
+            .arg(envelope.enqueued.timestamp_millis())
+            .arg(envelope.version)
+            .arg(&envelope.env);
     }
 }
 
@@ -210,12 +264,12 @@ impl Client {
         EnqueueMany { client: self.clone(), new, of: PhantomData }
     }
 
-    /// Enqueues one task whose type is not known here.
+    /// Enqueues one task whose type is not known here. Callers at the same time share calls.
     pub async fn submit(&self, new: NewTask) -> Result<Submitted, BrokerError> {
-        let mut answers = self.submit_many(std::slice::from_ref(&new)).await?;
-        answers
-            .pop()
-            .unwrap_or_else(|| Err(BrokerError::Unexpected("enqueue did not answer".to_owned())))
+        let shard = Shard::first(&new.queue);
+        let sealed = Sealed::of(&new, Utc::now())?;
+        self.list_queue_once(&shard).await?;
+        self.submit_shared(&shard, sealed).await
     }
 
     /// Enqueues tasks in batches, with an answer for each, in their order. An error of the whole
@@ -228,54 +282,39 @@ impl Client {
         let mut answers = Vec::with_capacity(tasks.len());
         let mut rest = tasks;
         while let Some(first) = rest.first() {
-            let mut bytes = 0;
-            let batch = rest
-                .iter()
-                .take(BATCH_MAX)
-                .take_while(|new| {
-                    let fits = bytes == 0 || bytes + new.args.len() <= BATCH_BYTES_MAX;
-                    bytes += new.args.len();
-                    fits && new.queue == first.queue
-                })
-                .count();
-            let (now_batch, later) = rest.split_at(batch);
-            answers.extend(self.submit_batch(&Shard::first(&first.queue), now_batch, now).await?);
+            let of_queue = rest.iter().take_while(|new| new.queue == first.queue);
+            let (batch, later) = rest.split_at(batch_of(of_queue.map(|new| new.args.len())));
+            let shard = Shard::first(&first.queue);
+            self.list_queue_once(&shard).await?;
+            let sealed = batch.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
+            answers.extend(self.submit_batch(&shard, sealed).await?);
             rest = later;
         }
         Ok(answers)
     }
 
-    async fn submit_batch(
+    pub(crate) async fn submit_batch(
         &self,
         shard: &Shard,
-        tasks: &[NewTask],
-        now: DateTime<Utc>,
+        sealed: Vec<Sealed>,
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
-        self.list_queue_once(shard).await?;
-        let sealed: Vec<Sealed> =
-            tasks.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
         let mut call = script::of_shard(&self.scripts().enqueue, shard);
         call.key(shard.delayed()).key(shard.waiting());
         call.arg(shard.prefix()).arg(shard.queue().as_str()).arg(IDEMPOTENCY_TTL.as_secs());
-        for task in &sealed {
-            let envelope = &task.envelope;
-            call.arg(task.stream.key_index())
-                .arg(&task.due)
-                .arg(&task.key)
-                .arg(&task.fingerprint)
-                .arg(u8::from(task.tracked))
-                .arg(task.max_attempts)
-                .arg(task.ttl_s)
-                .arg(&task.owner)
-                .arg(envelope.id.as_str())
-                .arg(envelope.task.as_str())
-                .arg(envelope.enqueued.timestamp_millis())
-                .arg(envelope.version)
-                .arg(&envelope.env);
+        for some in sealed.chunk_by(Sealed::is_alike) {
+            match some {
+                [one] if !one.is_plain() => one.put(&mut call),
+                alike => Sealed::put_alike(alike, &mut call),
+            }
         }
         let answers: Vec<String> = self.call(&call).await?;
-        if answers.len() != sealed.len() {
-            return Err(BrokerError::Unexpected("enqueue did not answer for all".to_owned()));
+        let all_taken = answers == ["1"];
+        if !all_taken && answers.len() != sealed.len() {
+            return Err(unanswered());
+        }
+        if all_taken {
+            let taken = |task: Sealed| Ok(Submitted { id: task.envelope.id, existing: false });
+            return Ok(sealed.into_iter().map(taken).collect());
         }
         Ok(answers
             .into_iter()
@@ -293,6 +332,21 @@ impl Client {
             })
             .collect())
     }
+}
+
+/// How many of the next tasks, of these sizes, go in one call; one at least where there is one.
+pub(crate) fn batch_of(sizes: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = sizes.take(BATCH_MAX).take_while(|size| {
+        let fits = bytes == 0 || bytes + size <= BATCH_BYTES_MAX;
+        bytes += size;
+        fits
+    });
+    fits.count()
+}
+
+pub(crate) fn unanswered() -> BrokerError {
+    BrokerError::Unexpected("enqueue did not answer for all".to_owned())
 }
 
 /// A task about to be enqueued; see [`Client::enqueue`].

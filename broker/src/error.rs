@@ -79,6 +79,22 @@ impl BrokerError {
     }
 }
 
+impl BrokerError {
+    /// What several who shared a call are told, each.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Unavailable(text) => Self::Unavailable(text.clone()),
+            Self::Refused(text) => Self::Refused(text.clone()),
+            Self::GroupGone(text) => Self::GroupGone(text.clone()),
+            Self::Denied(text) => Self::Denied(text.clone()),
+            Self::Untrusted(text) => Self::Untrusted(text.clone()),
+            Self::Unexpected(text) => Self::Unexpected(text.clone()),
+            // No call to Redis ends so.
+            other => Self::Unexpected(other.to_string()),
+        }
+    }
+}
+
 impl From<RedisError> for BrokerError {
     fn from(error: RedisError) -> Self {
         // The text of a server's error never holds a password; that of a URL's parse may, and

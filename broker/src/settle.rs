@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use redis::ScriptInvocation;
 use umbel_proto::{Priority, TaskOptions, TaskState};
 
 use crate::{
     BrokerError, Client, Delivery, Held,
-    delivery::Epoch,
+    delivery::{Contents, Epoch},
     keys::{Shard, Stream},
     reconcile, script,
 };
@@ -101,6 +102,13 @@ impl Terms {
     }
 }
 
+impl Terms {
+    /// For a script: empty where it never began.
+    fn started_ms(&self) -> String {
+        self.started.map(|at| at.timestamp_millis().to_string()).unwrap_or_default()
+    }
+}
+
 /// A run that ended.
 #[derive(Debug)]
 pub struct Settlement {
@@ -152,6 +160,74 @@ impl Verdict {
     }
 }
 
+/// What runs have in common that succeeded and are no suspects, as nearly all are: little is to be
+/// said of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Many {
+    stream: Stream,
+    is_tracked: bool,
+    ttl_s: u64,
+}
+
+impl Many {
+    fn of(settlement: &Settlement, epoch: &Epoch) -> Option<Self> {
+        let Settlement { delivery, verdict, terms } = settlement;
+        let is_one = matches!(verdict, Verdict::Complete { .. })
+            && delivery.contents.is_ok()
+            && !delivery.is_suspect()
+            // Else each is compared with its entry.
+            && !epoch.run_id.is_empty();
+        is_one.then(|| Self {
+            stream: delivery.key.stream,
+            is_tracked: delivery.is_tracked(),
+            ttl_s: ttl_s(terms.result_ttl),
+        })
+    }
+
+    fn put(self, runs: &[Settlement], call: &mut ScriptInvocation<'_>) {
+        let Self { stream, is_tracked, ttl_s } = self;
+        call.arg(runs.len()).arg(stream.key_index()).arg(u8::from(is_tracked)).arg(ttl_s);
+        for Settlement { delivery, verdict, terms } in runs {
+            call.arg(&delivery.key.entry);
+            if let (Verdict::Complete { output }, Ok(Contents { envelope, .. }), true) =
+                (verdict, &delivery.contents, is_tracked || ttl_s > 0)
+            {
+                call.arg(&delivery.run.id)
+                    .arg(envelope.task.as_str())
+                    .arg(&delivery.run.attempt)
+                    .arg(terms.max_attempts)
+                    .arg(envelope.enqueued.timestamp_millis())
+                    .arg(terms.started_ms())
+                    .arg(output);
+            }
+        }
+    }
+}
+
+/// The arguments of the script for a run of any kind.
+fn put_any(settlement: &Settlement, now: DateTime<Utc>, call: &mut ScriptInvocation<'_>) {
+    let Settlement { delivery, verdict, terms } = settlement;
+    let contents = delivery.contents.as_ref().ok();
+    let envelope = contents.map(|contents| &contents.envelope);
+    let (verb, a, b) = verdict.words(delivery, now);
+    call.arg(0)
+        .arg(delivery.key.stream.key_index())
+        .arg(&delivery.key.entry)
+        .arg(&delivery.run.id)
+        .arg(verb)
+        .arg(u8::from(delivery.is_tracked()))
+        .arg(u8::from(delivery.is_suspect()))
+        .arg(ttl_s(terms.result_ttl))
+        .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
+        .arg(Stream::from(terms.priority).key_index())
+        .arg(&delivery.run.attempt)
+        .arg(terms.max_attempts)
+        .arg(envelope.map_or(0, |envelope| envelope.enqueued.timestamp_millis()))
+        .arg(terms.started_ms())
+        .arg(a)
+        .arg(b);
+}
+
 impl Client {
     /// Settles runs of one shard and epoch in one step. `None`: the epoch is not that of the
     /// server any more, and nothing was changed.
@@ -175,27 +251,19 @@ impl Client {
             .arg(shard.queue().as_str())
             .arg(worker)
             .arg(now.timestamp_millis());
-        for Settlement { delivery, verdict, terms } in batch {
-            let contents = delivery.contents.as_ref().ok();
-            let envelope = contents.map(|contents| &contents.envelope);
-            let (verb, a, b) = verdict.words(delivery, now);
-            call.arg(delivery.key.stream.key_index())
-                .arg(&delivery.key.entry)
-                .arg(&delivery.run.id)
-                .arg(verb)
-                .arg(u8::from(delivery.is_tracked()))
-                .arg(u8::from(delivery.is_suspect()))
-                .arg(ttl_s(terms.result_ttl))
-                .arg(envelope.map_or("", |envelope| envelope.task.as_str()))
-                .arg(Stream::from(terms.priority).key_index())
-                .arg(&delivery.run.attempt)
-                .arg(terms.max_attempts)
-                .arg(envelope.map_or(0, |envelope| envelope.enqueued.timestamp_millis()))
-                .arg(terms.started.map(|at| at.timestamp_millis().to_string()).unwrap_or_default())
-                .arg(a)
-                .arg(b);
+        for some in batch
+            .chunk_by(|a, b| Many::of(a, epoch).is_some_and(|of| Many::of(b, epoch) == Some(of)))
+        {
+            match Many::of(&some[0], epoch) {
+                Some(many) => many.put(some, &mut call),
+                None => put_any(&some[0], now, &mut call),
+            }
         }
-        answers(self.call(&call).await?, batch.len(), |answer| match answer {
+        let answer: Vec<String> = self.call(&call).await?;
+        if answer == ["1"] {
+            return Ok(Some(vec![Answer::Settled; batch.len()]));
+        }
+        answers(answer, batch.len(), |answer| match answer {
             "1" => Some(Answer::Settled),
             "0" => Some(Answer::Stale),
             "2" => Some(Answer::Gone),
@@ -301,7 +369,7 @@ impl Client {
         let mut valid = Vec::new();
         for mut item in items {
             let held_here = delivery(&mut item);
-            if pending.entries.get(&held_here.key) == Some(&held_here.run) {
+            if pending.entries.get(&*held_here.key) == Some(&*held_here.run) {
                 held_here.epoch = pending.epoch.clone();
                 valid.push(item);
             } else {

@@ -13,7 +13,7 @@ use chrono::Utc;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tracing::{error, warn};
 
-use crate::{BrokerError, Client, Held, Settlement, settle::Answer};
+use crate::{BrokerError, Client, Held, Settlement, delivery::Epoch, settle::Answer};
 
 /// How many runs one script call ends: a longer script would hold up every other client.
 const BATCH_MAX: usize = 128;
@@ -78,8 +78,8 @@ impl Loop {
         let mut pause = RETRY_FIRST;
         while let Some(first) = batch.first() {
             let (shard, epoch) = (first.delivery.key.shard.clone(), first.delivery.epoch.clone());
-            let (group, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|settlement| {
-                settlement.delivery.key.shard == shard && settlement.delivery.epoch == epoch
+            let (group, rest) = split(batch, |settlement| {
+                settlement.delivery.key.shard == shard && same(&settlement.delivery.epoch, &epoch)
             });
             batch = rest;
             let answer = self.client.settle(&shard, &epoch, &self.worker, &group, Utc::now()).await;
@@ -119,28 +119,42 @@ impl Loop {
     fn note(&self, group: &[Settlement], answers: &[Answer]) {
         // Known until answered: only now may reconciling take such an entry for a ghost.
         self.held.remove(group.iter().map(|settlement| &settlement.delivery));
-        for (settlement, answer) in group.iter().zip(answers) {
-            let id = settlement.delivery.id();
-            let entry = settlement.delivery.entry();
+        for (Settlement { delivery, .. }, answer) in group.iter().zip(answers) {
             match answer {
                 Answer::Settled => {}
                 Answer::Stale => {
                     self.stale.fetch_add(1, Ordering::Relaxed);
                     warn!(
-                        task.id = %id,
-                        entry,
+                        task.id = %delivery.id(),
+                        entry = delivery.entry(),
                         "refused: the task was given to another worker, or this settle was sent twice"
                     );
                 }
                 Answer::Gone => {
                     error!(
-                        task.id = %id,
-                        entry, "the task lost its body in redis; it is marked failed"
+                        task.id = %delivery.id(),
+                        entry = delivery.entry(),
+                        "the task lost its body in redis; it is marked failed"
                     );
                 }
             }
         }
     }
+}
+
+/// Parts those for which something holds from the others; nearly always it holds for all.
+fn split(
+    batch: Vec<Settlement>,
+    holds: impl Fn(&Settlement) -> bool,
+) -> (Vec<Settlement>, Vec<Settlement>) {
+    if batch.iter().all(&holds) {
+        return (batch, Vec::new());
+    }
+    batch.into_iter().partition(holds)
+}
+
+fn same(a: &Arc<Epoch>, b: &Arc<Epoch>) -> bool {
+    Arc::ptr_eq(a, b) || a == b
 }
 
 fn report(trouble: &BrokerError, waiting: usize, pause: Duration) {

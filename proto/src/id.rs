@@ -70,12 +70,13 @@ impl FromStr for TaskId {
         let at = text.len().checked_sub(UUID_LEN + 1).ok_or(TaskIdError::Malformed)?;
         let (tag, uuid) = text.split_at_checked(at).ok_or(TaskIdError::Malformed)?;
         let uuid = uuid.strip_prefix('-').ok_or(TaskIdError::Malformed)?;
-        let canonical =
-            Uuid::try_parse(uuid).is_ok_and(|parsed| parsed.as_hyphenated().to_string() == uuid);
+        let canonical = Uuid::try_parse(uuid).is_ok_and(|parsed| {
+            *parsed.as_hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *uuid
+        });
         if !canonical {
             return Err(TaskIdError::Malformed);
         }
-        split_shard(tag)?.0.parse::<QueueName>().map_err(TaskIdError::Queue)?;
+        QueueName::check(split_shard(tag)?.0).map_err(TaskIdError::Queue)?;
         Ok(Self(text.into()))
     }
 }

@@ -60,11 +60,19 @@ impl FromStr for QueueName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::check(text)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl QueueName {
+    /// Whether a text could name a queue.
+    pub(crate) fn check(text: &str) -> Result<(), NameError> {
         check("queue", QUEUE_NAME_LONGEST, text)?;
         if RESERVED_QUEUES.contains(&text) {
             return Err(NameError::Reserved(text.to_owned()));
         }
-        Ok(Self(text.into()))
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit};
 use umbel_proto::{TaskId, TaskName};
 
-use crate::{TaskError, TaskResult};
+use crate::{TaskError, TaskResult, cancels::Wanted};
 
 /// How long a task waits that could not ask for its permit.
 const LIMIT_UNKNOWN: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub struct Run {
     pub enqueued: DateTime<Utc>,
     pub(crate) client: Client,
     pub(crate) worker: Arc<str>,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) wanted: Arc<Wanted>,
     pub(crate) told: Told,
 }
 
@@ -110,7 +110,7 @@ impl<S> Context<S> {
     /// ended by the end of the grace time runs again elsewhere; or somebody has cancelled the task,
     /// and it is ended ten seconds later.
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.run.cancelled
+        self.run.wanted.token()
     }
 
     /// A place under `key` of the limit `name`, which all workers share; it is given back when the

@@ -7,9 +7,7 @@ use futures::FutureExt;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
-use umbel_broker::{
-    Client, Contents, Delivery, Settlement, Terms, Verdict, Why, roster::RunningTask,
-};
+use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
 use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
 
 use crate::{
@@ -18,7 +16,7 @@ use crate::{
     context::Told,
     hang::Longest,
     registry::Bounded,
-    running::RunningTasks,
+    running::{Begun, RunningTasks},
     verdict::{History, decide},
 };
 
@@ -85,7 +83,7 @@ impl Executor {
         async {
             let bounded = self.endpoints.get(&envelope.task);
             let options = bounded.map_or(TaskOptions::DEFAULT, |bounded| bounded.options);
-            let cancellable = self.cancels.begin(&envelope.id, &self.cancelled);
+            let cancellable = self.cancels.begin(&envelope.id);
             let run = Run {
                 id: envelope.id,
                 task: envelope.task,
@@ -94,13 +92,13 @@ impl Executor {
                 enqueued: envelope.enqueued,
                 client: self.client.clone(),
                 worker: self.worker.clone(),
-                cancelled: cancellable.token(),
+                wanted: cancellable.wanted(),
                 told: Told::default(),
             };
             let started = Utc::now();
-            let _told_of = self.tasks.enter(RunningTask {
-                id: run.id.to_string(),
-                task: run.task.to_string(),
+            let _told_of = self.tasks.enter(Begun {
+                id: run.id.clone(),
+                task: run.task.clone(),
                 attempt: run.attempt,
                 since: started,
             });

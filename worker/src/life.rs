@@ -98,7 +98,8 @@ impl Life {
         let stop = shutdown.child_token();
         let turns = Arc::new(AtomicU64::new(0));
         let hang = HangWatch::new(turns.clone(), body.settings.hang_limit, body.longest.clone());
-        let (cancels, tasks) = (Cancels::default(), RunningTasks::default());
+        let cancelled = CancellationToken::new();
+        let (cancels, tasks) = (Cancels::new(cancelled.clone()), RunningTasks::default());
         let (pulse, heart) = Heart::start(
             &body.client,
             id.clone(),
@@ -125,7 +126,7 @@ impl Life {
             worker: id.as_str().into(),
             cancels,
             tasks,
-            cancelled: CancellationToken::new(),
+            cancelled,
             aborted: CancellationToken::new(),
         };
         let running = TaskTracker::new();

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use chrono::Utc;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -28,6 +29,9 @@ const BUSY_LOOK: Duration = Duration::from_secs(10);
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
 
+/// How many permits are enough for a read: as many tasks as one read brings.
+const GATHERED: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Pipeline {
     pub client: Client,
@@ -50,7 +54,8 @@ impl Pipeline {
         let mut pause = RETRY_FIRST;
         while let Some(free) = stop.run_until_cancelled(timeout(BUSY_LOOK, self.acquire())).await {
             let stepped = match free {
-                Ok(permits) => self.step(permits, &stop).await,
+                Ok(Some(permits)) => self.step(permits, &stop).await,
+                Ok(None) => return,
                 Err(_) => self.give_back_ghosts().await,
             };
             match stepped {
@@ -68,27 +73,33 @@ impl Pipeline {
         }
     }
 
-    /// All permits that are free, one at least.
-    async fn acquire(&self) -> Vec<OwnedSemaphorePermit> {
-        let mut permits = Vec::new();
+    /// All permits that are free, one at least. Where the queue is deep, those too that tasks give
+    /// back which have only to be let on: a read of many costs little more than one of a few.
+    async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
-        if let Ok(first) = self.permits.clone().acquire_owned().await {
-            permits.push(first);
-            while let Ok(more) = self.permits.clone().try_acquire_owned() {
-                permits.push(more);
+        let mut permits = self.permits.clone().acquire_owned().await.ok()?;
+        loop {
+            let before = permits.num_permits();
+            let more = self.permits.available_permits() as u32;
+            if let Ok(more) = self.permits.clone().try_acquire_many_owned(more) {
+                permits.merge(more);
             }
+            let came = permits.num_permits() > before || before == 1;
+            if !self.consumer.is_deep() || !came || permits.num_permits() >= GATHERED {
+                return Some(permits);
+            }
+            yield_now().await;
         }
-        permits
     }
 
     /// Fetches for the permits and starts what came.
     async fn step(
         &mut self,
-        mut permits: Vec<OwnedSemaphorePermit>,
+        mut permits: OwnedSemaphorePermit,
         stop: &CancellationToken,
     ) -> Result<(), BrokerError> {
-        let mut fetched = self.consumer.fetch(permits.len()).await?;
-        let surplus = fetched.split_off(permits.len().min(fetched.len()));
+        let mut fetched = self.consumer.fetch(permits.num_permits()).await?;
+        let surplus = fetched.split_off(permits.num_permits().min(fetched.len()));
         self.give_back(surplus).await;
         if fetched.is_empty() {
             return Ok(());
@@ -97,7 +108,7 @@ impl Pipeline {
             fetched.into_iter().partition(|delivery| self.executor.must_run_alone(delivery));
         for delivery in self.started(together, stop).await {
             // As many as were asked for.
-            let Some(permit) = permits.pop() else { break };
+            let Some(permit) = permits.split(1) else { break };
             self.spawn(delivery, permit);
         }
         // Held on to, they would be waited for below.

@@ -7,6 +7,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use umbel_broker::roster::{RUNNING_TOLD, RunningTask, WorkerInfo};
+use umbel_proto::{TaskId, TaskName};
 
 /// The tasks in a worker's hands, those that began first in front.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +16,16 @@ pub(crate) struct RunningTasks(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     begun: u64,
-    tasks: BTreeMap<u64, RunningTask>,
+    tasks: BTreeMap<u64, Begun>,
+}
+
+/// A task that runs.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub id: TaskId,
+    pub task: TaskName,
+    pub attempt: u32,
+    pub since: DateTime<Utc>,
 }
 
 /// Takes its task out of the table when it is dropped: however the run ends, it has ended.
@@ -26,7 +36,7 @@ pub(crate) struct Entered {
 }
 
 impl RunningTasks {
-    pub fn enter(&self, task: RunningTask) -> Entered {
+    pub fn enter(&self, task: Begun) -> Entered {
         let mut table = self.lock();
         let number = table.begun;
         table.begun += 1;
@@ -38,7 +48,7 @@ impl RunningTasks {
     pub fn tell(&self, worker: &WorkerInfo, now: DateTime<Utc>) -> serde_json::Result<String> {
         let (running_count, running) = {
             let table = self.lock();
-            let told = table.tasks.values().take(RUNNING_TOLD).cloned().collect();
+            let told = table.tasks.values().take(RUNNING_TOLD).map(Begun::told).collect();
             (table.tasks.len(), told)
         };
         let told = WorkerInfo { beat: Some(now), running_count, running, ..worker.clone() };
@@ -48,6 +58,13 @@ impl RunningTasks {
     // No code under the lock panics half-way.
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Begun {
+    fn told(&self) -> RunningTask {
+        let Self { id, task, attempt, since } = self;
+        RunningTask { id: id.to_string(), task: task.to_string(), attempt: *attempt, since: *since }
     }
 }
 
@@ -66,9 +83,10 @@ mod tests {
         serde_json::from_str(&tasks.tell(&worker, DateTime::UNIX_EPOCH).unwrap()).unwrap()
     }
 
-    fn task(n: usize) -> RunningTask {
-        let id = format!("default-{n}");
-        RunningTask { id, task: "probe".to_owned(), attempt: 1, since: DateTime::UNIX_EPOCH }
+    fn task(n: usize) -> Begun {
+        let id = format!("default-00000000-0000-7000-8000-{n:012}").parse().unwrap();
+        let task = "probe".parse().unwrap();
+        Begun { id, task, attempt: 1, since: DateTime::UNIX_EPOCH }
     }
 
     #[test]
@@ -78,9 +96,9 @@ mod tests {
         let _second = tasks.enter(task(2));
         let all = told(&tasks);
         assert_eq!((&*all.host, all.beat), ("here", Some(DateTime::UNIX_EPOCH)));
-        assert_eq!((all.running_count, all.running), (2, vec![task(1), task(2)]));
+        assert_eq!((all.running_count, all.running), (2, vec![task(1).told(), task(2).told()]));
         drop(first);
-        assert_eq!(told(&tasks).running, [task(2)]);
+        assert_eq!(told(&tasks).running, [task(2).told()]);
     }
 
     #[test]
@@ -89,6 +107,6 @@ mod tests {
         let _entered: Vec<Entered> = (0..RUNNING_TOLD + 9).map(|n| tasks.enter(task(n))).collect();
         let all = told(&tasks);
         assert_eq!((all.running_count, all.running.len()), (RUNNING_TOLD + 9, RUNNING_TOLD));
-        assert_eq!(all.running[0], task(0));
+        assert_eq!(all.running[0], task(0).told());
     }
 }

@@ -2,49 +2,80 @@
 -- KEYS  1 control · 2–5 the ready streams (2 is recovered) · 6 delayed · 7 waiting · 8 dead
 --       · 9 suspects · 10 parked
 -- ARGV  1 run_id · 2 generation · 3 key prefix of the queue · 4 queue · 5 worker · 6 now ms
---       then fifteen a task: stream (2–5) · entry · id or '' · verdict · tracked 1|0 · suspect 1|0
---       · seconds the state of an ended task is kept · task · stream of its priority (2–5)
---       · attempt · max attempts · enqueued ms · started ms or '' · and two that the verdict names:
+--       then, in the order of the runs, either many that succeeded and are no suspects:
+--         how many · stream (2–5) · tracked 1|0 · seconds the state of an ended task is kept, and each
+--         entry · id · task · attempt · max attempts · enqueued ms · started ms or '' · result,
+--         or only its entry where nothing is kept of an untracked one
+--       or 0 and one of any kind, in fifteen:
+--         stream (2–5) · entry · id or '' · verdict · tracked 1|0 · suspect 1|0
+--         · seconds the state of an ended task is kept · task · stream of its priority (2–5)
+--         · attempt · max attempts · enqueued ms · started ms or '' · and two that the verdict names:
 --         complete  result · ''             discard  state · who
 --         retry     due ms · error          defer    due ms · reason
 --         bury      why · error             release  '' · ''
 --         park      give-up ms, a space, the name it is parked under · reason
--- returns {'EPOCH'} and changes nothing, or per task
+-- returns {'EPOCH'} and changes nothing, or {1} where all are settled, or per task
 --         1 settled · 0 stale: the entry is not ours any more, nothing was written for it
 --         2 gone: the entry was ours and its body was missing
 if not behind_fence(KEYS[1], ARGV[1], ARGV[2]) then return {'EPOCH'} end
 local prefix, queue, worker, now = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local FIRST, WIDTH = 7, 15
+local FIRST, WIDTH, WIDTH_KEPT = 7, 15, 8
+
+-- Stream → the entries that go through its gate, in which each has its place.
+local gates = {}
+local function gate(key)
+  gates[key] = gates[key] or {}
+  return gates[key]
+end
 
 -- What is added again or buried is read before the gate deletes it. Where the server hides its
 -- run_id, all are, and an entry that means another run by now is left alone.
-local tasks, by_stream = {}, {}
-for at = FIRST, #ARGV, WIDTH do
+local function one_of_any_kind(at)
   local t = {}
   t.stream, t.entry, t.id, t.verdict, t.tracked, t.suspect, t.ttl, t.task, t.home,
     t.attempt, t.max, t.enqueued, t.started, t.a, t.b = unpack(ARGV, at, at + WIDTH - 1)
   t.key = KEYS[tonumber(t.stream)]
   t.needs_body = t.verdict ~= 'complete' and t.verdict ~= 'discard'
   if t.needs_body or ARGV[1] == '' then t.body = body(t.key, t.entry) end
-  tasks[#tasks + 1] = t
   if ARGV[1] ~= '' or is_run(t.body, t.id, t.attempt) then
-    local group = by_stream[t.key] or {ids = {}, tasks = {}}
-    group.ids[#group.ids + 1] = t.entry
-    group.tasks[#group.tasks + 1] = t
-    by_stream[t.key] = group
+    local ids = gate(t.key)
+    t.place = #ids + 1
+    ids[t.place] = t.entry
+  end
+  return t
+end
+
+local runs, at = {}, FIRST
+while at <= #ARGV do
+  local count = tonumber(ARGV[at])
+  if count == 0 then
+    runs[#runs + 1] = one_of_any_kind(at + 1)
+    at = at + 1 + WIDTH
+  else
+    local many = {count = count, tracked = ARGV[at + 2], ttl = ARGV[at + 3], first = at + 4}
+    many.key = KEYS[tonumber(ARGV[at + 1])]
+    many.width = (many.ttl == '0' and many.tracked == '0') and 1 or WIDTH_KEPT
+    local ids = gate(many.key)
+    many.place = #ids + 1
+    for n = 0, count - 1 do ids[many.place + n] = ARGV[many.first + n * many.width] end
+    runs[#runs + 1] = many
+    at = many.first + count * many.width
   end
 end
 
 -- The gate. XACK and XDEL always come together, so an entry that was added again elsewhere was
 -- deleted there: where XACK does not answer for all, XDEL's answer tells which are still ours.
-for key, group in pairs(by_stream) do
-  if redis.call('XACK', key, GROUP, unpack(group.ids)) == #group.ids then
-    redis.call('XDEL', key, unpack(group.ids))
-    for _, t in ipairs(group.tasks) do t.won = true end
+local lost = {}
+for key, ids in pairs(gates) do
+  if redis.call('XACK', key, GROUP, unpack(ids)) == #ids then
+    redis.call('XDEL', key, unpack(ids))
   else
-    for _, t in ipairs(group.tasks) do t.won = redis.call('XDEL', key, t.entry) == 1 end
+    lost[key] = {}
+    for place, entry in ipairs(ids) do lost[key][place] = redis.call('XDEL', key, entry) == 0 end
   end
 end
+
+local function won(key, place) return place and not (lost[key] and lost[key][place]) end
 
 -- From here on only commands that cannot fail: a script is not rolled back.
 local function note(t, ...)
@@ -76,9 +107,13 @@ local function ended(t, state, name, value)
   end
   -- Of earlier attempts, and of an entry that is no more.
   if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry', 'progress') end
-  if t.started ~= '' then redis.call('HSET', key, 'started', t.started) end
-  redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt,
-    'max', t.max, 'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)
+  if t.started ~= '' then
+    redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt, 'max', t.max,
+      'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value, 'started', t.started)
+  else
+    redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt, 'max', t.max,
+      'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)
+  end
   redis.call('EXPIRE', key, t.ttl)
 end
 
@@ -125,17 +160,41 @@ local apply = {
   end,
 }
 
-local answers = {}
-for i, t in ipairs(tasks) do
-  if t.won and t.suspect == '1' then redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry) end
-  if not t.won then
-    answers[i] = 0
-  elseif t.needs_body and not t.body then
-    ended(t, 'failed', 'error', 'the entry lost its body')
-    answers[i] = 2
-  else
-    apply[t.verdict](t)
-    answers[i] = 1
+-- Of many that succeeded, each that is still ours. Returns whether all are settled.
+local answers, all = {}, true
+local function complete(many)
+  for n = 0, many.count - 1 do
+    local settled = won(many.key, many.place + n)
+    if settled and many.width > 1 then
+      local t = {tracked = many.tracked, ttl = many.ttl}
+      local field = many.first + n * many.width
+      t.id, t.task, t.attempt, t.max, t.enqueued, t.started, t.a =
+        unpack(ARGV, field + 1, field + WIDTH_KEPT - 1)
+      ended(t, 'succeeded', 'result', t.a)
+    end
+    all = all and settled
+    answers[#answers + 1] = settled and 1 or 0
   end
 end
-return answers
+
+local function settle(t)
+  local answer = 1
+  if not won(t.key, t.place) then
+    answer = 0
+  else
+    if t.suspect == '1' then redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry) end
+    if t.needs_body and not t.body then
+      ended(t, 'failed', 'error', 'the entry lost its body')
+      answer = 2
+    else
+      apply[t.verdict](t)
+    end
+  end
+  all = all and answer == 1
+  answers[#answers + 1] = answer
+end
+
+for _, run in ipairs(runs) do
+  if run.count then complete(run) else settle(run) end
+end
+return all and {1} or answers

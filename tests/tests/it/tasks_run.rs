@@ -1,8 +1,8 @@
 //! One task goes round: enqueue, fetch, run, settle, on a real Redis.
 
-use std::time::Duration;
+use std::{future::IntoFuture, time::Duration};
 
-use umbel_broker::WaitError;
+use umbel_broker::{BrokerError, WaitError};
 use umbel_proto::{Priority, TaskState};
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
@@ -292,4 +292,58 @@ async fn an_unreadable_entry_goes_to_the_dead_letters_as_it_came() {
     let handle = house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     handle.wait(LONG).await.unwrap();
     worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_at_the_same_time_share_calls_and_each_is_told_of_its_own_task() {
+    const CALLERS: usize = 64;
+    let house = House::start();
+    // It is in the list of queues from here on.
+    house.client.enqueue(Probe::new("first", Act::Ok)).await.unwrap();
+    let calls = || {
+        let stats = house.redis.cli(&["info", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        line.and_then(|line| line.split(',').next()?.parse::<usize>().ok()).unwrap()
+    };
+    // A task of each kind: what one is refused with must not reach another.
+    let probe = |n: usize| {
+        let call = house.client.enqueue(Probe::new(&format!("n{n}"), Act::Ok));
+        match n % 4 {
+            0 => call.untracked(),
+            1 => call.delay(Duration::from_secs(3600)),
+            2 => call.idempotency_key("the-same"),
+            _ => call,
+        }
+    };
+    let before = calls();
+    let answers = futures::future::join_all((0..CALLERS).map(|n| probe(n).into_future())).await;
+    let made = calls() - before;
+    assert!(made <= 8, "{made} calls for {CALLERS} callers");
+    for (n, answer) in answers.iter().enumerate() {
+        match (n % 4, answer) {
+            (2, Err(BrokerError::KeyConflict { key })) => assert_eq!(key, "the-same"),
+            (_, Ok(handle)) => {
+                let state = handle.record().await.unwrap().map(|record| record.state);
+                let expected = [None, Some(TaskState::Scheduled), Some(TaskState::Queued)];
+                assert_eq!(state, expected[(n % 4).min(2)], "{n}");
+            }
+            (_, Err(error)) => panic!("{n}: {error}"),
+        }
+    }
+    assert_eq!(answers.iter().filter(|answer| answer.is_err()).count(), CALLERS / 4 - 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_gives_up_half_way_keeps_nobody_waiting() {
+    let house = House::start();
+    house.client.enqueue(Probe::new("first", Act::Ok)).await.unwrap();
+    let probe = |name: &str| house.client.enqueue(Probe::new(name, Act::Ok)).into_future();
+    let (mut gives_up, waits) = (probe("a"), probe("b"));
+    let sent = tokio::time::timeout(Duration::ZERO, &mut gives_up).await;
+    assert!(sent.is_err(), "it is on its way");
+    let waits = tokio::spawn(waits);
+    tokio::task::yield_now().await;
+    drop(gives_up);
+    let handle = tokio::time::timeout(LONG, waits).await.unwrap().unwrap().unwrap();
+    assert_eq!(handle.record().await.unwrap().unwrap().state, TaskState::Queued);
 }

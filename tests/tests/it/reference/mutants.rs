@@ -38,14 +38,14 @@ macro_rules! mutants {
 mutants! {
     "settle" {
         "a settle is won though its entry was not there":
-            "do t.won = redis.call('XDEL', key, t.entry) == 1 end"
-            => "do redis.call('XDEL', key, t.entry) t.won = true end",
+            "lost[key][place] = redis.call('XDEL', key, entry) == 0"
+            => "redis.call('XDEL', key, entry)",
             By(scenarios::settles_what_was_given_away);
         "the gate is open whatever is acknowledged":
-            "unpack(group.ids)) == #group.ids then" => "unpack(group.ids)) >= 0 then",
+            "unpack(ids)) == #ids then" => "unpack(ids)) >= 0 then",
             By(scenarios::settles_twice);
         "what is settled stays in its stream":
-            "    redis.call('XDEL', key, unpack(group.ids))\n" => "",
+            "    redis.call('XDEL', key, unpack(ids))\n" => "",
             Chance(4);
         "the fence does not look at the server":
             "run_id() == run and " => "",
@@ -59,6 +59,16 @@ mutants! {
         "where the server is hidden, tasks are compared and not their attempts":
             " and (field(fields, 'attempt') or '') == attempt" => "",
             By(scenarios::settles_an_earlier_attempt_that_is_hidden);
+        "many that succeeded pass the gate together":
+            "local settled = won(many.key, many.place + n)" => "local settled = true",
+            By(scenarios::settles_twice);
+        "of many that succeeded, only the first goes through the gate":
+            "ids[many.place + n] = ARGV[many.first + n * many.width]"
+            => "ids[many.place + n] = ARGV[many.first]",
+            Chance(4);
+        "of many that succeeded, each is noted as the first":
+            "local field = many.first + n * many.width" => "local field = many.first",
+            Chance(4);
         "a suspect that ended stays one":
             "redis.call('HDEL', KEYS[9], t.key .. ' ' .. t.entry)" => "",
             By(scenarios::ends_a_suspect);
@@ -273,6 +283,12 @@ mutants! {
         "the cap counts only what was there before":
             "room = room - 1" => "",
             By(scenarios::fills_up);
+        "of tasks that are alike, each has the arguments of the first":
+            "'version', version, 'env', ARGV[n + 1])" => "'version', version, 'env', ARGV[at + 7])",
+            Chance(3);
+        "a record is made of tasks that are alike and not tracked":
+            "if tracked == '1' then record(id, 'queued'" => "if true then record(id, 'queued'",
+            Chance(3);
         "an idempotency key fits any call":
             "string.sub(known, separator + 1) == hash" => "true",
             Chance(11);
