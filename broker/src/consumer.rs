@@ -6,14 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, aio::MultiplexedConnection, cmd};
+use redis::{Cmd, Value, aio::MultiplexedConnection, cmd};
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
     BrokerError, Client, Delivery, Held, Pauses, Stop,
     delivery::{EntryKey, Epoch},
-    fields::Fields,
+    fields,
     keys::{GROUP, Shard, Stream},
     reconcile, shard,
 };
@@ -37,8 +37,6 @@ const DEEP_LEAST: usize = 16;
 
 /// How often in a row a stream may be passed over before it goes first once.
 const PASSED_OVER_MAX: u8 = 12;
-
-type Streams = Vec<(String, Vec<(String, Fields)>)>;
 
 /// Reads tasks for one worker.
 #[derive(Debug)]
@@ -364,7 +362,7 @@ impl Consumer {
         for (stream, count) in &reads {
             pipe.add_command(read_command(&self.worker, *count, None, &[shard.ready(*stream)]));
         }
-        let answers: Vec<Option<Streams>> = pipe.query_async(&mut link.connection).await?;
+        let answers: Vec<Value> = pipe.query_async(&mut link.connection).await?;
         let mut found = Vec::with_capacity(free);
         let mut last = 0;
         for ((stream, _), answer) in reads.iter().zip(answers) {
@@ -387,7 +385,7 @@ impl Consumer {
         let keys: Vec<String> =
             streams.iter().map(|(shard, stream)| shard.ready(*stream)).collect();
         let read = read_command(&self.worker, count, block, &keys);
-        let answer: Option<Streams> = read.query_async(&mut link.connection).await?;
+        let answer: Value = read.query_async(&mut link.connection).await?;
         let mut found = Vec::new();
         take_out(streams, &keys, &link.epochs, answer, &mut found)?;
         Ok(found)
@@ -396,6 +394,10 @@ impl Consumer {
 
 fn not_connected() -> BrokerError {
     BrokerError::Unavailable("not connected".to_owned())
+}
+
+fn unexpected_read(keys: &[String]) -> BrokerError {
+    BrokerError::Unexpected(format!("a read of {keys:?} was answered with no entries"))
 }
 
 fn read_command(worker: &str, count: usize, block: Option<Duration>, keys: &[String]) -> Cmd {
@@ -413,11 +415,11 @@ fn take_out(
     streams: &[(Shard, Stream)],
     keys: &[String],
     epochs: &HashMap<Shard, Arc<Epoch>>,
-    answer: Option<Streams>,
+    answer: Value,
     found: &mut Vec<Delivery>,
 ) -> Result<usize, BrokerError> {
     let before = found.len();
-    for (key, entries) in answer.unwrap_or_default() {
+    for (key, entries) in fields::streams(answer).ok_or_else(|| unexpected_read(keys))? {
         let Some(at) = keys.iter().position(|asked| *asked == key) else {
             return Err(BrokerError::Unexpected(format!("a read answered for `{key}`")));
         };

@@ -78,17 +78,19 @@ impl Pipeline {
     async fn acquire(&self) -> Option<OwnedSemaphorePermit> {
         // The semaphore is never closed.
         let mut permits = self.permits.clone().acquire_owned().await.ok()?;
+        let mut yielded = false;
         loop {
             let before = permits.num_permits();
             let more = self.permits.available_permits() as u32;
             if let Ok(more) = self.permits.clone().try_acquire_many_owned(more) {
                 permits.merge(more);
             }
-            let came = permits.num_permits() > before || before == 1;
-            if !self.consumer.is_deep() || !came || permits.num_permits() >= GATHERED {
+            let now = permits.num_permits();
+            if !self.consumer.is_deep() || now >= GATHERED || (yielded && now == before) {
                 return Some(permits);
             }
             yield_now().await;
+            yielded = true;
         }
     }
 

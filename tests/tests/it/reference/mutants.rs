@@ -285,10 +285,10 @@ mutants! {
             By(scenarios::fills_up);
         "of tasks that are alike, each has the arguments of the first":
             "'version', version, 'env', ARGV[n + 1])" => "'version', version, 'env', ARGV[at + 7])",
-            Chance(3);
+            By(scenarios::enqueues_what_is_alike);
         "a record is made of tasks that are alike and not tracked":
             "if tracked == '1' then record(id, 'queued'" => "if true then record(id, 'queued'",
-            Chance(3);
+            By(scenarios::enqueues_what_is_alike);
         "an idempotency key fits any call":
             "string.sub(known, separator + 1) == hash" => "true",
             Chance(11);

@@ -275,6 +275,13 @@ pub fn fills_up() -> Scenario {
     scenario([Command::Cap(Some(3)), enqueue([CALL, known, late, CALL]), enqueue([known, CALL])])
 }
 
+/// Tasks that are alike but for their arguments, and one between them that is not.
+pub fn enqueues_what_is_alike() -> Scenario {
+    let other = Call { args: 1, ..CALL };
+    let untracked = |args| Call { tracked: false, args, ..CALL };
+    scenario([enqueue([CALL, other, untracked(0), untracked(1), other]), fetch(Worker::A, 5)])
+}
+
 /// A queue that is paused twice and goes on twice; nothing of it is read in between.
 pub fn pauses_twice() -> Scenario {
     scenario([
@@ -442,6 +449,7 @@ pub const ALL: &[Named] = &[
     ("parks_twice", parks_twice),
     ("counts_what_is_gone", counts_what_is_gone),
     ("fills_up", fills_up),
+    ("enqueues_what_is_alike", enqueues_what_is_alike),
     ("cancels_what_waits_and_what_runs", cancels_what_waits_and_what_runs),
     ("tells_of_a_run_that_is_anothers", tells_of_a_run_that_is_anothers),
 ];
