@@ -102,6 +102,14 @@ impl Command {
             _ => None,
         }
     }
+
+    /// What the lines of its log are labelled with; a verb of the terminal needs no label.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Up | Self::Dev(_) => Some("supervisor"),
+            _ => self.role().map(Role::as_str),
+        }
+    }
 }
 
 /// Reads the command line of an application called `name`.

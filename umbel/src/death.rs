@@ -6,10 +6,10 @@ use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus, time::Durat
 use chrono::Utc;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
-use tracing::{info, warn};
-use umbel_broker::{BrokerError, Client, keys::Shard, liveness::Cause};
+use tracing::{error, info, warn};
+use umbel_broker::{BrokerError, BrokerSettings, Client, keys::Shard, liveness::Cause};
 
-use crate::roles::HARD_STOP;
+use crate::signals::HARD_STOP;
 
 /// While Redis is away the word waits: it is asked again soon at first, then less often.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -65,7 +65,13 @@ fn count(text: &str) -> Option<u64> {
 
 /// Tells the broker that the process of this boot is gone, and has what it held run again; asks
 /// until Redis answers.
-pub(crate) async fn tell(client: Client, boot: String, cause: Cause) {
+///
+/// With a connection of its own for as long as that takes: the supervisor needs none otherwise.
+pub(crate) async fn tell(broker: BrokerSettings, boot: String, cause: Cause) {
+    let client = match Client::open(&broker, "supervisor") {
+        Ok(client) => client,
+        Err(error) => return error!(boot, %error, "cannot tell of the death of a worker"),
+    };
     let mut pause = RETRY_FIRST;
     while let Err(error) = try_tell(&client, &boot, &cause).await {
         warn!(boot, %error, "cannot tell of the death of a worker; trying again in {pause:?}");

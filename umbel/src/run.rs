@@ -5,20 +5,23 @@ use std::{net::TcpListener as StdListener, process::ExitCode, time::Duration};
 use anyhow::Context;
 use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use umbel_api::Scopes;
+use umbel_beat::TimetableError;
 use umbel_broker::{BrokerError, Client};
-use umbel_worker::WorkerError;
+use umbel_worker::{RegistryError, WorkerError};
 
 use crate::{
     Application, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
     dev::{DevError, Folder, Services, Wants},
+    lifeline::is_supervised,
     roles,
     settings::{Settings, SettingsError, database::Environment},
+    signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
-    telemetry, verbs,
+    telemetry::{self, Format},
+    verbs,
 };
 
 /// How often a service that is away at start is asked again.
@@ -44,15 +47,29 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     };
     // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match telemetry::init(&cli.settings.log_level, cli.settings.log_format)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| act(application, cli))
-    {
+    let (format, label) = (cli.settings.log_format, cli.command.label());
+    if let Err(error) = telemetry::init(&cli.settings.log_level, format, label) {
+        eprintln!("error: {error}");
+        return ExitCode::from(USAGE);
+    }
+    match act(application, cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(if is_usage(&error) { USAGE } else { 1 })
+            // Where lines are read by machines or are those of several processes, this is one of them.
+            match label {
+                Some(_) if format == Format::Json || is_supervised() => error!("{error:#}"),
+                _ => eprintln!("error: {error:#}"),
+            }
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(SuperviseError::AtOnce) => HARD_STOP as u8,
+        _ if is_usage(error) => USAGE,
+        _ => 1,
     }
 }
 
@@ -60,7 +77,12 @@ fn is_usage(error: &anyhow::Error) -> bool {
     // An application may have told its own error around it.
     error.chain().any(|cause| cause.is::<SettingsError>())
         || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
-        || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
+        || matches!(
+            error.downcast_ref(),
+            Some(SuperviseError::Settings(_) | SuperviseError::Refused { .. })
+        )
+        // The program itself is wrong: starting it again would not mend that either.
+        || error.chain().any(|cause| cause.is::<RegistryError>() || cause.is::<TimetableError>())
         || matches!(error.downcast_ref(), Some(BrokerError::Unsuitable(_)))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
 }
@@ -71,7 +93,7 @@ fn act<S: Clone + Send + Sync + 'static>(
 ) -> anyhow::Result<()> {
     let settings = cli.settings;
     if let Some(role) = cli.command.role() {
-        let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = role.runtime().enable_all().build()?;
         let ended = runtime.block_on(roles::run(role, &application, &settings));
         // Not waiting for threads that a task blocks: what it held has been given to others.
         runtime.shutdown_background();
@@ -105,32 +127,46 @@ fn act<S: Clone + Send + Sync + 'static>(
     })
 }
 
-async fn up<S>(application: &Application<S>, settings: &Settings) -> anyhow::Result<()> {
+async fn up<S: Clone + Send + Sync + 'static>(
+    application: &Application<S>,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    check(application, settings)?;
+    prepare_and_supervise(application, settings, &Asked::by_signals()?).await
+}
+
+/// What can be known to be wrong before anything is started.
+fn check<S: Clone + Send + Sync + 'static>(
+    application: &Application<S>,
+    settings: &Settings,
+) -> anyhow::Result<()> {
     settings.check_all(application.name, !application.migrations.is_empty())?;
-    let shutdown = CancellationToken::new();
-    tokio::spawn(roles::on_signal(shutdown.clone())?);
-    prepare_and_supervise(application, settings, shutdown).await
+    roles::registry(application)?;
+    roles::timetable(application)?;
+    Ok(())
 }
 
 /// Redis reachable → tables → roles.
 async fn prepare_and_supervise<S>(
     application: &Application<S>,
     settings: &Settings,
-    shutdown: CancellationToken,
+    asked: &Asked,
 ) -> anyhow::Result<()> {
-    let client = Client::open(&settings.broker()?, "supervisor")?;
+    let broker = settings.broker()?;
     let ready = async {
+        // Its connection ends with it: from then on the roles have theirs.
+        let client = Client::open(&broker, "supervisor")?;
         roles::trusted(&client, settings).await?;
         if !application.migrations.is_empty() {
             migrate_when_there(application, settings).await?;
         }
         anyhow::Ok(())
     };
-    match shutdown.run_until_cancelled(ready).await {
+    match asked.stop.run_until_cancelled(ready).await {
         Some(prepared) => prepared?,
         None => return Ok(()),
     }
-    supervise(settings, client, shutdown).await?;
+    supervise(settings, asked).await?;
     info!("everything has ended");
     Ok(())
 }
@@ -164,7 +200,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 }
 
 /// As `up`, with private services; prints where all of it is.
-async fn dev<S>(
+async fn dev<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     mut settings: Settings,
     args: &DevArgs,
@@ -177,9 +213,9 @@ async fn dev<S>(
         redis: settings.redis_url.is_none(),
         postgres: settings.database.database_url.is_none() && !application.migrations.is_empty(),
     };
-    let shutdown = CancellationToken::new();
-    tokio::spawn(roles::on_signal(shutdown.clone())?);
-    let Some(started) = shutdown.run_until_cancelled(Services::start(&folder, wants)).await else {
+    let asked = Asked::by_signals()?;
+    let Some(started) = asked.stop.run_until_cancelled(Services::start(&folder, wants)).await
+    else {
         return Ok(());
     };
     let mut services = started?;
@@ -206,14 +242,14 @@ async fn dev<S>(
     let lost = std::cell::OnceCell::new();
     let ended = {
         let roles = async {
-            settings.check_all(application.name, !application.migrations.is_empty())?;
-            prepare_and_supervise(application, &settings, shutdown.clone()).await
+            check(application, &settings)?;
+            prepare_and_supervise(application, &settings, &asked).await
         };
         let told = async {
             tell_where(&settings, &private).await?;
             std::future::pending().await
         };
-        let stopping = shutdown.clone();
+        let stopping = asked.stop.clone();
         let failed = async {
             let sentence = services.failed().await;
             error!("{sentence}; stopping");

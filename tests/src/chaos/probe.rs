@@ -1,7 +1,7 @@
 //! The application whose processes are harmed: one task, which does as its arguments say and
 //! writes down what it did.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub const ONE_PLACE: LimitRules = LimitRules::new().at_once(1).lease(Duration::f
 
 /// Names the file that runs are written to; without it they are written nowhere.
 pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
+
+/// Set: the task is registered twice, a defect that no restart mends.
+pub const TWICE: &str = "UMBEL_PROBE_TWICE";
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -56,6 +59,10 @@ pub enum Act {
     AbortAfterEffect,
     /// Takes the one place of [`PLACE`] for so many milliseconds.
     Permit(u64),
+    /// Panics.
+    Panic,
+    /// Starts a program whose parent ends at once, so many times; each goes on for a moment.
+    Orphans(u32),
 }
 
 impl Act {
@@ -70,6 +77,8 @@ impl Act {
             Self::Abort => "abort",
             Self::AbortAfterEffect => "abort-after-effect",
             Self::Permit(_) => "permit",
+            Self::Panic => "panic",
+            Self::Orphans(_) => "orphans",
         }
     }
 }
@@ -152,6 +161,13 @@ impl Trial {
             Act::Fail(_) => {}
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
+            Act::Panic => panic!("in two\nlines"),
+            Act::Orphans(count) => {
+                for _ in 0..*count {
+                    let parent = Command::new("sh").args(["-c", "sleep 1 &"]).status()?;
+                    assert!(parent.success(), "{parent}");
+                }
+            }
             Act::Permit(ms) => {
                 let (name, key) = PLACE;
                 let _permit = ctx.limit(name, key, &ONE_PLACE).await?;
@@ -201,5 +217,9 @@ pub fn application() -> Application<Desk> {
 }
 
 fn registry() -> Result<Registry<Desk>, RegistryError> {
-    Registry::builder().register::<Trial>().build()
+    let registry = Registry::builder().register::<Trial>();
+    match Env::of_process().get(TWICE) {
+        Some(_) => registry.register::<Trial>().build(),
+        None => registry.build(),
+    }
 }

@@ -114,6 +114,21 @@ impl DatabaseArgs {
         (self.database_min_connections.unwrap_or_else(|| min.min(max)), max)
     }
 
+    /// How many connections there are at most, where there is a database.
+    pub fn most(&self) -> Option<u32> {
+        given(&self.database_url).map(|_| self.connections().1)
+    }
+
+    /// API and worker of one container need one connection each.
+    pub fn check_shared(&self) -> Result<(), SettingsError> {
+        match self.most() {
+            Some(..2) => Err(SettingsError::new(
+                "DATABASE_MAX_CONNECTIONS must be at least 2 where API and worker share them",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// As environment, for the process of one role: of the connections it gets its part, one at
     /// least. Beat needs none.
     pub fn as_env(&self, role: Role) -> [(&'static str, String); 5] {
