@@ -58,6 +58,12 @@ impl Launch {
         self
     }
 
+    /// The same program in the same environment, with other arguments.
+    pub fn with_args(&self, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self { program: self.program.clone(), args, env: self.env.clone() }
+    }
+
     /// One argument more.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());

@@ -114,3 +114,12 @@ async fn a_second_signal_ends_all_at_once_and_what_ran_is_run_again() {
     assert_eq!(task.record().await.unwrap().unwrap().attempt, 1);
     drop(worker);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_do_not_outlive_their_supervisor() {
+    let site = Site::new();
+    let up = site.launch("up", &[]);
+    let pids = ready(&up).await;
+    up.signal(Signal::SIGKILL);
+    eventually("all have ended", async || (!pids.into_iter().any(is_alive)).then_some(())).await;
+}
