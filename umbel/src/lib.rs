@@ -34,6 +34,7 @@
 
 mod application;
 mod cli;
+mod config;
 mod death;
 mod dev;
 mod env;
@@ -57,7 +58,7 @@ const USAGE: u8 = 2;
 pub use application::{Application, Setup};
 pub use env::Env;
 pub use run::run;
-pub use settings::SettingsError;
+pub use settings::{Setting, SettingsError};
 
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};

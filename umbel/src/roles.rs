@@ -41,7 +41,7 @@ impl Role {
     pub fn runtime(self) -> runtime::Builder {
         let mut builder = runtime::Builder::new_multi_thread();
         // Who sets it knows better; the runtime itself reads it.
-        if std::env::var_os(THREADS).is_none() {
+        if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
             let cpus = quota::cpus();
             builder.worker_threads(match self {
                 Self::Api => quota::threads(cpus),
@@ -53,9 +53,6 @@ impl Role {
         builder
     }
 }
-
-/// How many threads the runtime of a role has, where that is set.
-const THREADS: &str = "TOKIO_WORKER_THREADS";
 
 /// How often a Redis that is not there yet is asked.
 const START_RETRY: Duration = Duration::from_secs(1);

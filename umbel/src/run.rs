@@ -1,8 +1,14 @@
 //! From the command line to the exit code.
 
-use std::{net::TcpListener as StdListener, process::ExitCode, time::Duration};
+use std::{
+    io::{self, ErrorKind, Write},
+    net::TcpListener as StdListener,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
+use clap::ArgMatches;
 use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tracing::{error, info, warn};
@@ -12,12 +18,13 @@ use umbel_broker::{BrokerError, Client};
 use umbel_worker::{RegistryError, WorkerError};
 
 use crate::{
-    Application, USAGE,
+    Application, Env, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
+    config,
     dev::{DevError, Folder, Services, Wants},
     lifeline::is_supervised,
     roles,
-    settings::{Settings, SettingsError, database::Environment},
+    settings::{self, Settings, SettingsError, database::Environment},
     signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
     telemetry::{self, Format},
@@ -26,6 +33,11 @@ use crate::{
 
 /// How often a service that is away at start is asked again.
 const START_RETRY: Duration = Duration::from_secs(2);
+
+/// A pooler's code for all of its troubles, SQLSTATE: that the server is away, or that it lets nobody in.
+const OF_A_POOLER: &str = "08P01";
+const LOGIN_HINT: &str =
+    " (its pooler may also mean that user, password or database of DATABASE_URL are wrong)";
 
 /// How often the start of the API is looked for.
 const READY_LOOK: Duration = Duration::from_millis(100);
@@ -36,8 +48,8 @@ const DEV_TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Runs an application by its command line. Ends with 0 when drained, 1 on an error, 2 on wrong
 /// usage or settings.
 pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> ExitCode {
-    let cli = match cli::parse(application.name) {
-        Ok(cli) => cli,
+    let (cli, matches) = match cli::parse(application.name) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are "errors" too, with an exit code of their own. Where even this
             // cannot be printed there is nobody to tell.
@@ -52,7 +64,7 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
         eprintln!("error: {error}");
         return ExitCode::from(USAGE);
     }
-    match act(application, cli) {
+    match act(application, cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where lines are read by machines or are those of several processes, this is one of them.
@@ -90,8 +102,14 @@ fn is_usage(error: &anyhow::Error) -> bool {
 fn act<S: Clone + Send + Sync + 'static>(
     application: Application<S>,
     cli: cli::Cli,
+    matches: &ArgMatches,
 ) -> anyhow::Result<()> {
     let settings = cli.settings;
+    if cli.command.label().is_some() && !is_supervised() {
+        for unknown in settings::unknown::unknown(&Env::of_process(), application.settings) {
+            warn!("{unknown}");
+        }
+    }
     if let Some(role) = cli.command.role() {
         let runtime = role.runtime().enable_all().build()?;
         let ended = runtime.block_on(roles::run(role, &application, &settings));
@@ -122,9 +140,25 @@ fn act<S: Clone + Send + Sync + 'static>(
                 println!("{}", verbs::token(&settings, &args)?);
                 Ok(())
             }
+            Command::Config(args) => {
+                let env = Env::of_process();
+                let all = config::effective(matches, &settings, &env, application.settings);
+                Ok(print(&match args.json {
+                    true => serde_json::to_string_pretty(&all)? + "\n",
+                    false => config::table(&all),
+                })?)
+            }
             Command::Api | Command::Worker | Command::Beat => Ok(()),
         }
     })
+}
+
+/// Prints what may be long: whoever reads it may have seen enough before its end.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
 }
 
 async fn up<S: Clone + Send + Sync + 'static>(
@@ -182,10 +216,9 @@ async fn migrate_when_there<S>(
                 return Ok(());
             }
             Err(error) if is_away(&error) => {
-                warn!(
-                    error = format!("{error:#}"),
-                    "waiting for postgres; trying again in {START_RETRY:?}"
-                );
+                let said = format!("{error:#}");
+                let hint = if said.contains(OF_A_POOLER) { LOGIN_HINT } else { "" };
+                warn!(error = said, "waiting for postgres{hint}; trying again in {START_RETRY:?}");
                 sleep(START_RETRY).await;
             }
             Err(error) => return Err(error.context("the tables cannot be brought up to date")),

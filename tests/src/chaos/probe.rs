@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::sleep};
 use umbel::{
     Application, Context, Db, Env, Handler, LimitRules, Migration, Registry, RegistryError,
-    RetryPolicy, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
+    RetryPolicy, Setting, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
 };
 use uuid::Uuid;
 
@@ -26,6 +26,11 @@ pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
 
 /// Set: the task is registered twice, a defect that no restart mends.
 pub const TWICE: &str = "UMBEL_PROBE_TWICE";
+
+const SETTINGS: &[Setting] = &[
+    Setting::new(HISTORY, "what the runs are written to", "file"),
+    Setting::new(TWICE, "registers the task twice", "anything"),
+];
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -209,7 +214,7 @@ async fn effect(db: &Db, ctx: &Context<Desk>, is_first: &mut bool) -> Result<Uui
 
 /// The application; with tables where a database is given.
 pub fn application() -> Application<Desk> {
-    let probe = Application::new("probe").state(Desk::open).registry(registry);
+    let probe = Application::new("probe").state(Desk::open).registry(registry).settings(SETTINGS);
     match Env::of_process().get("DATABASE_URL") {
         Some(_) => probe.migrations(MIGRATIONS),
         None => probe,

@@ -110,7 +110,8 @@ impl DatabaseArgs {
         Ok(settings)
     }
 
-    fn connections(&self) -> (u32, u32) {
+    /// How many are kept open, and how many are opened at most.
+    pub fn connections(&self) -> (u32, u32) {
         let environment = self.environment.unwrap_or(Environment::Production);
         let (min, max) = environment.connections();
         let max = self.database_max_connections.unwrap_or(max);
