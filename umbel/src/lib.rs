@@ -33,6 +33,7 @@
 //! ```
 
 mod application;
+mod cgroup;
 mod cli;
 mod config;
 mod death;

@@ -7,6 +7,8 @@ use std::{
     thread::available_parallelism,
 };
 
+use crate::cgroup;
+
 /// Tasks a processor: they wait for the network most of the time. Half a processor makes four.
 const TASKS_A_CPU: f64 = 8.0;
 
@@ -21,9 +23,7 @@ const WORKER_THREADS_LEAST: usize = 2;
 /// The processors that this process may use: those of its cgroup's quota, or all that there are.
 pub(crate) fn cpus() -> f64 {
     let all = available_parallelism().map_or(1, usize::from) as f64;
-    let quota = fs::read_to_string("/proc/self/cgroup")
-        .ok()
-        .and_then(|groups| quota(&groups, |path| fs::read_to_string(path).ok()));
+    let quota = quota(&cgroup::of_process("cpu"), |path| fs::read_to_string(path).ok());
     quota.map_or(all, |quota| quota.min(all))
 }
 
@@ -45,42 +45,17 @@ pub(crate) fn threads(cpus: f64) -> usize {
     (cpus.ceil() as usize).max(1)
 }
 
-/// The smallest quota of the cgroups that we are in, of version 2 or 1, in processors. Inside a
-/// container the path may be that of the host, and what is mounted the container's own group: so all
-/// of its ancestors are looked at, the root of the mount at last.
-fn quota(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<f64> {
-    let mut least: Option<f64> = None;
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
-        let path = Path::new(path.trim_start_matches('/'));
-        let of = |root: &str, reads: &dyn Fn(&Path) -> Option<f64>| {
-            path.ancestors()
-                .filter_map(|group| reads(&Path::new(root).join(group)))
-                .fold(None, |least: Option<f64>, quota| {
-                    Some(least.map_or(quota, |least| least.min(quota)))
-                })
-        };
-        let found = if controllers.is_empty() {
-            of("/sys/fs/cgroup", &|group| v2(&read(&group.join("cpu.max"))?))
-        } else if controllers.split(',').any(|controller| controller == "cpu") {
-            let number = |path: PathBuf| read(&path)?.trim().parse::<f64>().ok();
-            // The mount is named after one of the controllers or after all of them.
-            ["cpu", controllers].iter().find_map(|mount| {
-                of(&format!("/sys/fs/cgroup/{mount}"), &|group| {
-                    let quota = number(group.join("cpu.cfs_quota_us"))?;
-                    part(quota, number(group.join("cpu.cfs_period_us"))?)
-                })
-            })
-        } else {
-            None
-        };
-        least = match (least, found) {
-            (Some(least), Some(found)) => Some(least.min(found)),
-            (least, found) => least.or(found),
-        };
-    }
-    least
+/// The smallest quota of these groups, in processors: a group has what its ancestors leave it.
+fn quota(groups: &[PathBuf], read: impl Fn(&Path) -> Option<String>) -> Option<f64> {
+    let number = |path: PathBuf| read(&path)?.trim().parse::<f64>().ok();
+    let of = |group: &PathBuf| match read(&group.join("cpu.max")) {
+        Some(text) => v2(&text),
+        None => {
+            let quota = number(group.join("cpu.cfs_quota_us"))?;
+            part(quota, number(group.join("cpu.cfs_period_us"))?)
+        }
+    };
+    groups.iter().filter_map(of).min_by(f64::total_cmp)
 }
 
 /// `50000 100000` is half a processor, `max 100000` no limit.
@@ -102,7 +77,9 @@ mod tests {
 
     fn read(groups: &str, files: &[(&str, &str)]) -> Option<f64> {
         let files: HashMap<&str, &str> = files.iter().copied().collect();
-        quota(groups, |path| files.get(path.to_str()?).map(|text| (*text).to_owned()))
+        quota(&cgroup::folders(groups, "cpu"), |path| {
+            files.get(path.to_str()?).map(|text| (*text).to_owned())
+        })
     }
 
     #[test]

@@ -60,7 +60,10 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (format, label) = (cli.settings.log_format, cli.command.label());
-    if let Err(error) = telemetry::init(&cli.settings.log_level, format, label) {
+    // A role alone has a log of its own; a machine that reads many of these is told nevertheless.
+    let is_one_of_many = is_supervised() || cli.command.role().is_none() || format == Format::Json;
+    let shown = label.filter(|_| is_one_of_many);
+    if let Err(error) = telemetry::init(&cli.settings.log_level, format, shown) {
         eprintln!("error: {error}");
         return ExitCode::from(USAGE);
     }

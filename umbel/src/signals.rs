@@ -1,10 +1,14 @@
-//! What signals ask of a process: the first to end in order, the second to end at once.
+//! What signals ask of a process: the first to end in order, the second to end at once. A role under a
+//! supervisor listens to the first alone: who signals a whole group, as systemd does, reaches it twice,
+//! by itself and through its supervisor, which kills it when all is to end at once.
 
 use std::{fs, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::lifeline::is_supervised;
 
 /// Ended at once by a second signal, as `128 + SIGTERM`.
 pub(crate) const HARD_STOP: i32 = 143;
@@ -65,6 +69,9 @@ impl Signals {
         let signal = self.next().await;
         info!(signal, "stopping");
         asked.stop.cancel();
+        if is_supervised() {
+            return;
+        }
         let signal = self.next().await;
         warn!(signal, "a second signal: ending at once");
         asked.at_once.cancel();

@@ -66,6 +66,8 @@ pub enum Act {
     Permit(u64),
     /// Panics.
     Panic,
+    /// Takes memory, MiB after MiB, until it has so many.
+    Hog(usize),
     /// Starts a program whose parent ends at once, so many times; each goes on for a moment.
     Orphans(u32),
 }
@@ -83,6 +85,7 @@ impl Act {
             Self::AbortAfterEffect => "abort-after-effect",
             Self::Permit(_) => "permit",
             Self::Panic => "panic",
+            Self::Hog(_) => "hog",
             Self::Orphans(_) => "orphans",
         }
     }
@@ -167,6 +170,13 @@ impl Trial {
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
             Act::Panic => panic!("in two\nlines"),
+            Act::Hog(mib) => {
+                let mut held = Vec::new();
+                for _ in 0..*mib {
+                    held.push(vec![1_u8; 1 << 20]);
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
             Act::Orphans(count) => {
                 for _ in 0..*count {
                     let parent = Command::new("sh").args(["-c", "sleep 1 &"]).status()?;

@@ -3,6 +3,7 @@
 
 mod budget;
 mod gives_up;
+mod group;
 mod lines;
 mod orphans;
 mod stops;

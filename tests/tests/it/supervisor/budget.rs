@@ -1,15 +1,16 @@
 //! One budget of connections, processors and memory for three roles.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::fs;
 
+use umbel_broker::keys;
+use umbel_proto::TaskState;
 use umbel_tests::{
     chaos::{probe::Act, site::Site},
-    eventually::{eventually, eventually_eq},
-    process::Process,
+    eventually::{eventually, eventually_eq, within},
     services::PostgresServer,
 };
 
-use super::{ROLES, UNPRIVILEGED, enqueue, proc, ready};
+use super::{LONG, ROLES, enqueue, group::Group, proc, ready};
 
 /// One of the API and one of beat; of the worker one for commands, one to read, one for its
 /// heartbeat, one to hear of pauses. The supervisor has none while nobody dies.
@@ -97,47 +98,6 @@ async fn nobody_says_how_many_tasks_run_at_once_and_the_pool_does() {
     assert!(up.stop().await.success());
 }
 
-/// A control group with a quota of half a processor, removed when dropped.
-struct HalfACpu(PathBuf);
-
-impl HalfACpu {
-    fn new() -> std::io::Result<Self> {
-        let name = format!("umbel-test-{}", uuid::Uuid::new_v4().simple());
-        let second = PathBuf::from("/sys/fs/cgroup/cgroup.controllers").exists();
-        let group = match second {
-            true => PathBuf::from("/sys/fs/cgroup").join(name),
-            false => PathBuf::from("/sys/fs/cgroup/cpu").join(name),
-        };
-        fs::create_dir(&group)?;
-        let group = Self(group);
-        match second {
-            true => fs::write(group.0.join("cpu.max"), "50000 100000")?,
-            false => {
-                fs::write(group.0.join("cpu.cfs_period_us"), "100000")?;
-                fs::write(group.0.join("cpu.cfs_quota_us"), "50000")?;
-            }
-        }
-        Ok(group)
-    }
-
-    fn launcher(&self) -> [String; 4] {
-        let enter = format!(r#"echo $$ >{}/cgroup.procs && exec "$@""#, self.0.display());
-        ["sh".to_owned(), "-c".to_owned(), enter, "sh".to_owned()]
-    }
-}
-
-impl Drop for HalfACpu {
-    fn drop(&mut self) {
-        // The last process may be about to leave; a folder that stays costs nothing.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
 /// The threads of a runtime.
 fn threads(pid: u32) -> usize {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -149,18 +109,9 @@ fn threads(pid: u32) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn under_half_a_processor_there_are_few_threads_and_four_tasks_at_once() {
-    if std::env::var_os(UNPRIVILEGED).is_some() {
-        return eprintln!("left out: {UNPRIVILEGED} is set");
-    }
-    let group = HalfACpu::new().unwrap_or_else(|error| {
-        panic!("no control group can be made here ({error}): {UNPRIVILEGED}=1 leaves this out")
-    });
+    let Some(group) = Group::half_a_processor() else { return };
     let site = Site::new();
-    let launcher = group.launcher();
-    let start = |env: &[(&str, &str)]| -> Process {
-        let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
-        site.plan("up", env).under(&launcher).start()
-    };
+    let start = |env: &[(&str, &str)]| group.start(&site.plan("up", env));
     let up = start(&[]);
     let pids = ready(&up).await;
     assert!(up.log().contains("concurrency=4"), "{}", up.log());
@@ -171,5 +122,26 @@ async fn under_half_a_processor_there_are_few_threads_and_four_tasks_at_once() {
     let pids = ready(&up).await;
     assert!(up.log().contains("concurrency=7"), "{}", up.log());
     assert_eq!(pids.map(threads), [3, 3, 3], "{ROLES:?}");
+    assert!(up.stop().await.success());
+}
+
+/// With the API in it, at rest.
+const ALL_MIB: usize = 160;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_eats_all_memory_costs_the_worker_and_not_the_api() {
+    let Some(group) = Group::of_memory(ALL_MIB) else { return };
+    let site = Site::new();
+    let up = group.start(&site.plan("up", &[]));
+    let [api, beat, _] = ready(&up).await;
+    let hog = enqueue(&site, Act::Hog(4 * ALL_MIB)).await;
+    let record = within(LONG, "it is a dead letter", async || {
+        hog.record().await.unwrap().filter(|record| record.state.has_ended())
+    })
+    .await;
+    assert_eq!(record.state, TaskState::Failed);
+    assert_eq!((up.role("api"), up.role("beat")), (Some(api), Some(beat)), "{}", up.log());
+    let tombstones = site.redis.cli(&["HVALS", keys::heartbeat()]);
+    assert_eq!(tombstones.matches(" oom").count(), 3, "{tombstones}");
     assert!(up.stop().await.success());
 }

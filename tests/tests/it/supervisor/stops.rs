@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use umbel_tests::{
     chaos::{probe::Act, site::Site},
     eventually::{eventually, eventually_eq, within},
-    process::{free_port, is_alive},
+    process::{free_port, is_alive, send},
 };
 
 use super::{SOON, at, enqueue, ready};
@@ -76,6 +76,22 @@ async fn signals_that_ask_for_an_end_get_an_orderly_one() {
             assert_eq!(process.ended().await.code(), Some(0), "{signal} {role}: {}", process.log());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_to_all_processes_at_once_cuts_no_drain_short() {
+    let site = Site::new();
+    let mut up = site.launch("up", &[]);
+    let pids = ready(&up).await;
+    let task = enqueue(&site, Act::Sleep(2_000)).await;
+    eventually("it runs", async || (site.starts(task.id()).len() == 1).then_some(())).await;
+    for pid in pids {
+        send(pid, Signal::SIGTERM);
+    }
+    up.signal(Signal::SIGTERM);
+    assert_eq!(up.ended().await.code(), Some(0), "{}", up.log());
+    assert_eq!(task.wait(SOON).await.unwrap(), 1);
+    assert_eq!(site.starts(task.id()).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! Settings that no restart would mend end the process, with a sentence.
 
 use serde_json::{Value, json};
-use umbel_tests::process::Launch;
+use umbel_tests::{eventually::eventually, process::Launch};
 
 use super::{SECRET, Town};
 
@@ -65,6 +65,28 @@ async fn a_database_that_lets_nobody_in_is_not_waited_for() {
             assert!(log.contains(part), "{part} in {log}");
         }
         assert!(!log.contains("s3cret") && !log.contains("waiting for postgres"), "{log}");
+    }
+}
+
+/// Old poolers have one code for all that keeps a client out, so that it is waited for as for a server
+/// that starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_that_lets_nobody_in_is_waited_for_with_a_word_on_the_login() {
+    let town = Town::start();
+    let nowhere = format!("{}_nowhere", town.pooler.url(&town.database));
+    let mut umbel = town.launch(&["up"]).env("DATABASE_URL", nowhere).start();
+    let said = eventually("it is told", async || {
+        let log = umbel.log();
+        let words = ["waiting for postgres", "postgres denies access"];
+        log.lines().find(|line| words.iter().any(|said| line.contains(said))).map(str::to_owned)
+    })
+    .await;
+    assert!(said.contains("does not exist"), "{said}");
+    if said.contains("08P01") {
+        assert!(said.contains("user, password or database of DATABASE_URL are wrong"), "{said}");
+        assert_eq!(umbel.stop().await.code(), Some(0));
+    } else {
+        assert_eq!(umbel.ended().await.code(), Some(1));
     }
 }
 
