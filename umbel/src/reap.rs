@@ -119,3 +119,48 @@ fn reap(pid: Pid) -> nix::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env, fs,
+        process::{Child, Command},
+        thread::sleep,
+    };
+
+    use super::*;
+
+    /// Set in the process that this test is made in: in another one the children of other tests would
+    /// be orphans to it.
+    const INSIDE: &str = "UMBEL_TEST_REAP";
+
+    /// Its end has not been taken note of.
+    fn is_zombie(child: &Child) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        stat.rsplit(')').next().unwrap().trim_start().starts_with('Z')
+    }
+
+    #[test]
+    fn an_end_is_left_to_who_waits_for_it_and_that_of_an_orphan_is_noted() {
+        if env::var_os(INSIDE).is_none() {
+            let name =
+                "reap::tests::an_end_is_left_to_who_waits_for_it_and_that_of_an_orphan_is_noted";
+            let mut alone = Command::new(env::current_exe().unwrap());
+            alone.args(["--exact", name]).env(INSIDE, "1");
+            assert!(alone.status().unwrap().success());
+            return;
+        }
+        let start = |code: &str| Command::new("sh").args(["-c", code]).spawn();
+        let (mut ours, known) = spawn(|| start("exit 7"), |child| Some(child.id())).unwrap();
+        let mut orphan = start("exit 8").unwrap();
+        while !is_zombie(&ours) || !is_zombie(&orphan) {
+            sleep(Duration::from_millis(1));
+        }
+        assert_eq!(step(), Ok(false), "ours is the first");
+        assert_eq!(ours.wait().unwrap().code(), Some(7));
+        drop(known);
+        assert_eq!(step(), Ok(true));
+        let taken = orphan.wait().unwrap_err();
+        assert_eq!(taken.raw_os_error(), Some(Errno::ECHILD as i32));
+    }
+}
