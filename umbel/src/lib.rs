@@ -48,6 +48,7 @@ mod reap;
 mod roles;
 mod run;
 mod settings;
+mod short_line;
 mod signals;
 mod supervise;
 mod telemetry;
