@@ -11,9 +11,9 @@ use anyhow::Context;
 use clap::ArgMatches;
 use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 use umbel_api::Scopes;
-use umbel_beat::TimetableError;
+use umbel_beat::{ScheduleError, TimetableError};
 use umbel_broker::{BrokerError, Client};
 use umbel_worker::{RegistryError, WorkerError};
 
@@ -71,9 +71,10 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where lines are read by machines or are those of several processes, this is one of them.
-            match label {
-                Some(_) if format == Format::Json || is_supervised() => error!("{error:#}"),
-                _ => eprintln!("error: {error:#}"),
+            let is_a_line = label.is_some() && (format == Format::Json || is_supervised());
+            match is_a_line && enabled!(Level::ERROR) {
+                true => error!("{error:#}"),
+                false => eprintln!("error: {error:#}"),
             }
             ExitCode::from(exit_code(&error))
         }
@@ -97,7 +98,9 @@ fn is_usage(error: &anyhow::Error) -> bool {
             Some(SuperviseError::Settings(_) | SuperviseError::Refused { .. })
         )
         // The program itself is wrong: starting it again would not mend that either.
-        || error.chain().any(|cause| cause.is::<RegistryError>() || cause.is::<TimetableError>())
+        || error.chain().any(|cause| {
+            cause.is::<RegistryError>() || cause.is::<TimetableError>() || cause.is::<ScheduleError>()
+        })
         || matches!(error.downcast_ref(), Some(BrokerError::Unsuitable(_)))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
 }
@@ -340,4 +343,31 @@ async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> 
     }
     println!("TOKEN={token}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_restart_mends_ends_with_2_and_what_one_may_mend_with_1() {
+        let pattern = umbel_beat::cron("never").unwrap_err();
+        let twice = TimetableError::Twice { entry: "nightly".to_owned() };
+        for error in [
+            anyhow::Error::from(SettingsError::new("PORT")).context("the application cannot start"),
+            anyhow::Error::from(twice).context("the timetable of this application cannot be made"),
+            anyhow::Error::from(pattern),
+            anyhow::Error::from(SuperviseError::Refused { role: "worker" }),
+            anyhow::Error::from(WorkerError::NoQueues),
+        ] {
+            assert_eq!(exit_code(&error), 2, "{error:#}");
+        }
+        for (error, code) in [
+            (anyhow::anyhow!("no more files"), 1),
+            (SuperviseError::NeverReady { role: "worker", deaths: 10 }.into(), 1),
+            (SuperviseError::AtOnce.into(), 143),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
 }

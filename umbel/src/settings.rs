@@ -186,6 +186,13 @@ impl Settings {
         };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         self.metrics_addr()?;
+        if self.unready_for > self.grace {
+            return Err(SettingsError(format!(
+                "UNREADY_FOR ({:?}) must not be longer than GRACE ({:?}): all that ends shares that \
+                 time",
+                self.unready_for, self.grace
+            )));
+        }
         Ok(settings)
     }
 
@@ -246,13 +253,6 @@ impl Settings {
         self.database.check_shared()?;
         self.api(name)?;
         self.worker()?;
-        if self.unready_for > self.grace {
-            return Err(SettingsError(format!(
-                "UNREADY_FOR ({:?}) must not be longer than GRACE ({:?}): all that ends shares that \
-                 time",
-                self.unready_for, self.grace
-            )));
-        }
         Ok(())
     }
 
