@@ -1,6 +1,8 @@
 //! Settings from flags and environment, checked together.
 
 pub(crate) mod database;
+#[cfg(test)]
+mod documented;
 mod limits;
 mod listed;
 mod trust;
