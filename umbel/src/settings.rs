@@ -9,13 +9,12 @@ mod trust;
 pub(crate) mod unknown;
 
 use std::{
-    collections::BTreeSet,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use secrecy::{ExposeSecret, SecretString};
 use umbel_api::{ApiSettings, JwksSettings, JwtSettings, RoleScopes, Scopes};
 use umbel_broker::BrokerSettings;
@@ -24,10 +23,10 @@ use umbel_worker::WorkerSettings;
 use url::Url;
 use uuid::Uuid;
 
-pub(crate) use self::listed::OTHERS;
 pub use self::listed::Setting;
+pub(crate) use self::listed::{OTHERS, names};
 use self::{database::DatabaseArgs, limits::LimitSettings};
-use crate::{cli::Cli, env::milliseconds, quota, roles::Role, telemetry::Format};
+use crate::{env::milliseconds, quota, roles::Role, telemetry::Format};
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
 /// supervisor with it: starting again would not mend it.
@@ -297,14 +296,6 @@ impl Settings {
         let of_parts = self.limits.as_env().into_iter().chain(self.database.as_env(role));
         named.chain(fixed).chain(of_parts).collect()
     }
-}
-
-/// The names of all settings: of the framework, and of an application.
-pub(crate) fn names(application: &[Setting]) -> BTreeSet<String> {
-    let command = Cli::command();
-    let flags = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
-    let others = OTHERS.iter().chain(application).map(|setting| setting.name.to_owned());
-    flags.chain(others).collect()
 }
 
 /// Said before a role starts, and by the application that asks for its database.

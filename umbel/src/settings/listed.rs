@@ -1,5 +1,11 @@
 //! What can be said of a setting, and those that are no flags.
 
+use std::collections::BTreeSet;
+
+use clap::CommandFactory;
+
+use crate::cli::Cli;
+
 /// A setting that is read from the environment: what `umbel config` and the documentation say of it.
 ///
 /// ```
@@ -90,3 +96,11 @@ pub(crate) const OTHERS: &[Setting] = &[
     Setting::new("UMBEL_REDIS_BIN", "the Redis or Valkey that `umbel dev` starts", "program")
         .otherwise("`redis-server` or `valkey-server` in `PATH`"),
 ];
+
+/// The names of all settings: of the framework, and of an application.
+pub(crate) fn names(application: &[Setting]) -> BTreeSet<String> {
+    let command = Cli::command();
+    let flags = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
+    let others = OTHERS.iter().chain(application).map(|setting| setting.name.to_owned());
+    flags.chain(others).collect()
+}
