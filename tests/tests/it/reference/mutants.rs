@@ -283,9 +283,6 @@ mutants! {
         "the cap counts only what was there before":
             "room = room - 1" => "",
             By(scenarios::fills_up);
-        "of tasks that are alike, each has the arguments of the first":
-            "'version', version, 'env', ARGV[n + 1])" => "'version', version, 'env', ARGV[at + 7])",
-            By(scenarios::enqueues_what_is_alike);
         "a record is made of tasks that are alike and not tracked":
             "if tracked == '1' then record(id, 'queued'" => "if true then record(id, 'queued'",
             By(scenarios::enqueues_what_is_alike);
