@@ -88,7 +88,11 @@ impl DatabaseArgs {
     /// For migrations: past the pooler where a way was named.
     pub fn store_direct(&self) -> Result<Option<StoreSettings>, SettingsError> {
         match given(&self.database_direct_url) {
-            Some(url) => self.at(url).map(Some),
+            Some(url) => {
+                // The other is wrong for all who come after: not to be found out only then.
+                self.store()?;
+                self.at(url).map(Some)
+            }
             None => self.store(),
         }
     }
