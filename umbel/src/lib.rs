@@ -37,6 +37,7 @@ mod cli;
 mod death;
 mod dev;
 mod env;
+mod health;
 mod one_line;
 mod roles;
 mod run;

@@ -25,7 +25,7 @@ use umbel_worker::{Stopped, Worker};
 use crate::{Application, Env, Setup, settings::Settings};
 
 /// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
     Api,
     Worker,

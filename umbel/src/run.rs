@@ -15,7 +15,7 @@ use crate::{
     Application, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
     dev::{DevError, Folder, Services, Wants},
-    roles,
+    health, roles,
     settings::{Settings, SettingsError, database::Environment},
     supervise::{SuperviseError, supervise},
     telemetry, verbs,
@@ -86,6 +86,10 @@ fn act<S: Clone + Send + Sync + 'static>(
             Command::Migrate => {
                 let taken = verbs::migrate(&application, &settings).await?;
                 println!("{taken} migrations applied");
+                Ok(())
+            }
+            Command::Health { role } => {
+                println!("{}", health::ask(role, &application, &settings).await?);
                 Ok(())
             }
             Command::Enqueue(args) => {
