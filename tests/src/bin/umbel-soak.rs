@@ -54,7 +54,7 @@ struct Args {
     rate: u32,
     /// How long, in seconds
     #[arg(long)]
-    seconds: u64,
+    seconds: u32,
 }
 
 /// What came of a request.
@@ -142,19 +142,19 @@ async fn send_all(args: Args, tell: mpsc::UnboundedSender<Told>) -> anyhow::Resu
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (mut to, mut looked) = (address(&args.to)?, Instant::now());
-    let (started, length) = (Instant::now(), Duration::from_secs(args.seconds));
-    let gap = Duration::from_secs(1) / args.rate.max(1);
+    let started = Instant::now();
+    let (gap, all) = (Duration::from_secs(1) / args.rate.max(1), args.rate * args.seconds);
     // Numbers of another run are other pages.
     let run = uuid::Uuid::new_v4().simple().to_string();
     let mut next = 0_u32;
-    while started.elapsed() < length {
+    while next < all {
         ticks.tick().await;
         if looked.elapsed() >= LOOK_EVERY {
             (to, looked) = (address(&args.to)?, Instant::now());
         }
-        while gap * next <= started.elapsed() {
+        while next < all && gap * next <= started.elapsed() {
             let due = started + gap * next;
-            let of = |all: &[String]| all[next as usize % all.len()].clone();
+            let of = |turns: &[String]| turns[next as usize % turns.len()].clone();
             let page = format!("{}?run={run}&page={next}", of(&args.pages));
             let request = client
                 .post(format!("{to}/v1/tasks/pages.scrape"))
