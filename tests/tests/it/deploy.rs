@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Where an address of an application's own is looked for among its settings.
+/// Where settings are told of.
 const SETTINGS: [&str; 2] = ["deploy/README.md", "docs/CONFIGURATION.md"];
 
 /// Set by a platform or meant for another program: no settings of ours.
@@ -42,7 +42,11 @@ fn helm(args: &[&str]) -> Output {
 }
 
 fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }
 
 fn run(command: &mut Command) -> String {
@@ -111,7 +115,8 @@ fn the_chart_makes_what_kubernetes_understands() {
         let said = run(python("kubernetes_validate").arg("--strict").arg(&file));
         // What Kubernetes itself does not know is asked about below.
         let unknown = said.lines().filter(|line| line.contains("WARN"));
-        let is_foreign = |line: &str| line.contains("keda.sh/") || line.contains("monitoring.coreos");
+        let is_foreign =
+            |line: &str| line.contains("keda.sh/") || line.contains("monitoring.coreos");
         assert_eq!(unknown.filter(|line| !is_foreign(line)).count(), 0, "{said}");
         assert!(said.contains("deployment/house-umbel-api"), "{said}");
     }
@@ -212,10 +217,9 @@ fn the_compose_files_are_understood() {
     let refused = compose(&[&prod[..], &["config"]].concat(), None);
     assert!(!refused.status.success() && text(&refused).contains("POSTGRES_PASSWORD"));
     // Newer than the program that Debian has.
-    run(python("check_jsonschema").args(["--builtin-schema", "vendor.compose-spec"]).args([
-        "docker-compose.yml",
-        "docker-compose.prod.yml",
-    ]));
+    run(python("check_jsonschema")
+        .args(["--builtin-schema", "vendor.compose-spec"])
+        .args(["docker-compose.yml", "docker-compose.prod.yml"]));
 }
 
 #[test]
@@ -232,9 +236,11 @@ fn the_blueprints_have_the_keys_that_render_documents() {
         for service in &services {
             for from in service["envVars"].as_array().unwrap_or(&vec![]) {
                 let Some(from) = from.get("fromService") else { continue };
-                let source = named(&from["type"], &from["name"]).unwrap_or_else(|| panic!("{from}"));
+                let source =
+                    named(&from["type"], &from["name"]).unwrap_or_else(|| panic!("{from}"));
                 let Some(key) = from.get("envVarKey") else { continue };
-                let has = source["envVars"].as_array().unwrap().iter().any(|env| env["key"] == *key);
+                let has =
+                    source["envVars"].as_array().unwrap().iter().any(|env| env["key"] == *key);
                 assert!(has, "{blueprint}: {from}");
             }
         }
@@ -270,7 +276,7 @@ fn systemd_understands_the_unit() {
     for role in ["up", "api", "worker", "beat"] {
         assert_eq!(verify(&format!("./umbel@{role}.service")), "");
     }
-    assert!(verify("./wrong@up.service").contains("KillMode") || !verify("./wrong@up.service").is_empty());
+    assert_ne!(verify("./wrong@up.service"), "");
 }
 
 #[test]
@@ -299,7 +305,8 @@ fn what_the_manifests_set_are_settings() {
     }
     let chart = documents(&chart(&FULL).unwrap());
     for deployment in of_kind(&chart, "Deployment") {
-        let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+        let env =
+            deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
         let names = env.iter().map(|env| env["name"].as_str().unwrap().to_owned());
         set.extend(names.map(|name| ("the chart", name)));
     }

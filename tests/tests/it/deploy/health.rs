@@ -40,7 +40,8 @@ async fn each_role_is_well_while_it_runs_and_not_before() {
     }
 
     let up = launch(&["up"]).start();
-    for (role, how) in [("api", "\"ready\""), ("worker", "told of itself"), ("beat", "told of itself")]
+    for (role, how) in
+        [("api", "\"ready\""), ("worker", "told of itself"), ("beat", "told of itself")]
     {
         let well = async || Some(ask(&launch, role)).filter(|said| said.status.success());
         let said = eventually(&format!("the {role} is well"), well).await;
