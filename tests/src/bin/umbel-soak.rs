@@ -33,6 +33,10 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// A caller's patience; beyond it a request counts as lost.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
+/// A connection that nothing went over for so long is not used again: the API would close it after 15 s,
+/// perhaps at the moment at which a request is on its way.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
 /// How many requests may be unanswered at once: a service that collapses must not take this along.
 const OPEN_MAX: usize = 4096;
 
@@ -136,7 +140,8 @@ fn line(sum: &Sum) -> String {
 }
 
 async fn send_all(args: Args, tell: mpsc::UnboundedSender<Told>) -> anyhow::Result<()> {
-    let client = Client::builder().timeout(ANSWER_WAIT).no_proxy().build()?;
+    let client =
+        Client::builder().timeout(ANSWER_WAIT).pool_idle_timeout(IDLE_MAX).no_proxy().build()?;
     let places = Arc::new(Semaphore::new(OPEN_MAX));
     let mut sent = JoinSet::new();
     let mut ticks = interval(TICK);
