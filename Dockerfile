@@ -49,7 +49,8 @@ RUN for crate in */Cargo.toml examples/*/Cargo.toml; do \
         && echo '#![allow(dead_code)] fn main() {}' | tee "${crate%/*}/src/lib.rs" >"${crate%/*}/src/main.rs"; \
     done \
     && mkdir -p tests/tests/it && echo 'fn main() {}' >tests/tests/it/main.rs \
-    && cargo build --release --locked --package umbel-supervisor --features jemalloc
+    && cargo build --release --locked --package umbel-supervisor --features jemalloc \
+    && rm -r */src examples/*/src tests/tests
 COPY . .
 # Newer than what was built from empty crates, whatever their dates; what build scripts wrote stays old.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
