@@ -11,6 +11,7 @@ mod access;
 mod arrival;
 mod auth;
 mod body;
+mod connection;
 mod edge;
 mod error;
 mod metrics;

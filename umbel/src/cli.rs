@@ -35,6 +35,12 @@ pub(crate) enum Command {
     Beat,
     /// Make or change the tables
     Migrate,
+    /// Ask a role whether it is well, as platforms do by a command; ends with 0 if it is
+    Health {
+        /// Which role; `api` is also what `up` is asked by
+        #[arg(default_value = "api")]
+        role: Role,
+    },
     /// Enqueue a task
     Enqueue(EnqueueArgs),
     /// Show what is known of a task

@@ -39,6 +39,7 @@ mod config;
 mod death;
 mod dev;
 mod env;
+mod health;
 mod keeper;
 mod lifeline;
 mod memory;

@@ -22,6 +22,7 @@ use crate::{
     cli::{self, Command, DevArgs, TokenArgs},
     config,
     dev::{DevError, Folder, Services, Wants},
+    health,
     lifeline::is_supervised,
     roles,
     settings::{self, Settings, SettingsError, database::Environment},
@@ -132,6 +133,10 @@ fn act<S: Clone + Send + Sync + 'static>(
             Command::Migrate => {
                 let taken = verbs::migrate(&application, &settings).await?;
                 println!("{taken} migrations applied");
+                Ok(())
+            }
+            Command::Health { role } => {
+                println!("{}", health::ask(role, &application, &settings).await?);
                 Ok(())
             }
             Command::Enqueue(args) => {

@@ -143,6 +143,12 @@ pub(crate) struct Settings {
     pub allow_volatile: bool,
 }
 
+/// What this machine or container calls itself; workers go by it.
+pub(crate) fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "host".to_owned())
+}
+
 pub(crate) fn secret(text: &str) -> Result<SecretString, Infallible> {
     Ok(SecretString::from(text))
 }
@@ -220,10 +226,6 @@ impl Settings {
             Ok(_) => return Err(SettingsError(format!("{BOOT_ID} must be 16 hex digits"))),
             Err(_) => boot_id(),
         };
-        let host = nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| "host".to_owned());
         let settings = WorkerSettings {
             queues: self.queues.clone(),
             concurrency: self.concurrency(),
@@ -232,7 +234,7 @@ impl Settings {
             hang_limit: self.hang_limit,
             crash_limit: self.crash_limit,
             park_limit: self.park_limit,
-            ..WorkerSettings::new(&host, &boot)
+            ..WorkerSettings::new(&host_name(), &boot)
         };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(settings)

@@ -10,6 +10,7 @@ mod bombs;
 mod cancel;
 mod chaos;
 mod dead_letters;
+mod deploy;
 mod docs;
 mod edge;
 mod epochs;
