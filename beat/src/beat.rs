@@ -5,7 +5,7 @@ use std::{collections::HashSet, mem, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 use umbel_broker::{
     BrokerError, Client, NewTask,
     schedules::{EntryRecord, SHOW_EVERY},
@@ -13,7 +13,7 @@ use umbel_broker::{
 use umbel_proto::TaskId;
 
 use crate::{
-    Entry, Timetable,
+    Entry, Timetable, meters,
     tick::{self, MAX_SKEW},
 };
 
@@ -210,6 +210,7 @@ impl Beat {
             if tick::is_too_old(slot, now) {
                 warn!(entry = %name, "`{name}` missed its slot {slot}: too old to be fired now");
                 self.client.miss_slot(name, slot, now).await?;
+                meters::missed(name);
                 continue;
             }
             match fire(&self.client, name, slot, intent.task, now).await? {
@@ -256,8 +257,10 @@ async fn fire(
     task: NewTask,
     now: DateTime<Utc>,
 ) -> Result<Option<Fired>, BrokerError> {
-    match client.fire_slot(name, slot, task, now).await {
+    let span = meters::span(name, slot);
+    match client.fire_slot(name, slot, task, now).instrument(span).await {
         Ok(task) => {
+            meters::fired(name, slot);
             info!(entry = %name, task.id = %task, "fired `{name}` for {slot}");
             Ok(Some(Fired { entry: name.to_owned(), slot, task }))
         }
@@ -265,6 +268,7 @@ async fn fire(
         Err(error @ BrokerError::KeyConflict { .. }) => {
             error!(entry = %name, "`{name}` gives up its slot {slot}: {error}");
             client.miss_slot(name, slot, now).await?;
+            meters::missed(name);
             Ok(None)
         }
         Err(error) if concerns_all(&error) => Err(error),

@@ -42,7 +42,7 @@ mod roles;
 mod run;
 mod settings;
 mod supervise;
-mod telemetry;
+pub mod telemetry;
 mod verbs;
 
 /// The exit code of wrong usage or settings: starting again would not mend them.

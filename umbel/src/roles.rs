@@ -9,20 +9,26 @@ use std::{
 };
 
 use anyhow::Context;
+use futures::future::OptionFuture;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
+    task::JoinHandle,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use umbel_api::{Api, ReadinessCheck};
+use tracing::{error, info, warn};
+use umbel_api::{Api, Exposition, ReadinessCheck};
 use umbel_beat::Beat;
 use umbel_broker::Client;
 use umbel_store::Db;
 use umbel_worker::{Stopped, Worker};
 
-use crate::{Application, Env, Setup, settings::Settings};
+use crate::{
+    Application, Env, Setup,
+    settings::Settings,
+    telemetry::metrics::{self, Own},
+};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,21 +74,31 @@ where
     let client = Client::open(&settings.broker()?, role.as_str())?;
     let trusted = trusted(&client, settings);
     info!(redis = %settings.broker()?, "{} starts", role.as_str());
+    if settings.metrics {
+        metrics::start()?;
+    }
+    let own = Own::new(role.as_str());
     match role {
         // It answers while Redis is away, with 503.
         Role::Api => tokio::select! {
-            ended = api(application, settings, client.clone(), shutdown) => ended,
+            ended = api(application, settings, client.clone(), own, shutdown) => ended,
             Err(refused) = trusted => Err(refused),
         },
         // These are made before Redis is waited for: a setting that is wrong is told at once.
         Role::Worker => {
-            let worker = worker(application, settings, client.clone()).await?;
+            let setup = setup(settings, client.clone())?;
+            let own = own.db(setup.db.clone());
+            let worker = worker(application, settings, client.clone(), setup).await?;
+            let telling = tell(own, settings, shutdown.clone()).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
-            work(worker, shutdown).await
+            let ended = work(worker, shutdown).await;
+            telling.abort();
+            ended
         }
         Role::Beat => {
             let beat = Beat::new(client.clone(), (application.timetable)(&Env::of_process())?);
+            let _telling = tell(own, settings, shutdown.clone()).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
             beat.run(shutdown).await;
@@ -107,10 +123,12 @@ async fn api<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     client: Client,
+    own: Own,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let api_settings = settings.api(application.name)?;
     let setup = setup(settings, client.clone())?;
+    let own = own.db(setup.db.clone()).census(client.clone());
     let checks = setup.db.clone().map(database_check);
     let state = (application.open)(setup).await.context("the application cannot start")?;
     let catalog = Arc::new((application.registry)()?.catalog());
@@ -118,20 +136,45 @@ async fn api<S: Clone + Send + Sync + 'static>(
     let api = Api::new(&api_settings, client, catalog, routes)?
         .readiness(checks)
         .closing(shutdown.clone());
-    let (limits, metrics) = (&api_settings.limits, api.metrics_router());
+    let own = own.api(api.metrics_text());
+    let api = api.exposition(own.exposition());
+    let (limits, _telling) = (&api_settings.limits, tell(own, settings, shutdown.clone()).await?);
     let listener = bind(api_settings.addr).await?;
-    let metrics = async {
-        let Some(addr) = settings.metrics_addr()? else { return Ok(()) };
-        let listener = bind(addr).await?;
-        let served = umbel_api::serve_within(listener, metrics, limits, shutdown.clone());
-        served.await.context("the metrics cannot be served")
+    let served = umbel_api::serve_within(listener, api.router(), limits, shutdown);
+    served.await.context("the API failed")
+}
+
+/// Lets this process tell its metrics: to its supervisor, or on a port of its own.
+async fn tell(
+    own: Own,
+    settings: &Settings,
+    shutdown: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let exposition = own.exposition();
+    let serving = match std::env::var_os(SUPERVISED) {
+        Some(_) => None,
+        None => serve_metrics(settings, exposition, shutdown.clone()).await?,
     };
-    let requests = async {
-        let served = umbel_api::serve_within(listener, api.router(), limits, shutdown.clone());
-        served.await.context("the API failed")
-    };
-    tokio::try_join!(requests, metrics)?;
-    Ok(())
+    Ok(tokio::spawn(async move {
+        tokio::join!(own.run(shutdown), OptionFuture::from(serving));
+    }))
+}
+
+/// Serves metrics on METRICS_PORT, where it is set.
+pub(crate) async fn serve_metrics(
+    settings: &Settings,
+    exposition: Exposition,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Option<impl Future<Output = ()> + Send + 'static>> {
+    let Some(addr) = settings.metrics_addr()? else { return Ok(None) };
+    let listener = bind(addr).await?;
+    let (router, limits) = (umbel_api::metrics_router(exposition)?, settings.limits.limits());
+    Ok(Some(async move {
+        let served = umbel_api::serve_within(listener, router, &limits, shutdown);
+        if let Err(error) = served.await {
+            error!(%error, "the metrics cannot be served any more");
+        }
+    }))
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -156,11 +199,10 @@ async fn worker<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     client: Client,
+    setup: Setup,
 ) -> anyhow::Result<Worker> {
     let worker_settings = settings.worker()?;
-    let state = (application.open)(setup(settings, client.clone())?)
-        .await
-        .context("the application cannot start")?;
+    let state = (application.open)(setup).await.context("the application cannot start")?;
     let endpoints = (application.registry)()?.bind(state);
     Ok(Worker::new(client, endpoints, worker_settings)?)
 }

@@ -44,10 +44,18 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     };
     // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match telemetry::init(&cli.settings.log_level, cli.settings.log_format)
+    let (role, level, format) =
+        (cli.command.role(), cli.settings.log_level.clone(), cli.settings.log_format);
+    let ended = telemetry::init(application.name, role, &level, format)
         .map_err(anyhow::Error::from)
-        .and_then(|()| act(application, cli))
-    {
+        .and_then(|collector| {
+            let ended = act(application, cli);
+            if let Some(collector) = collector {
+                collector.end();
+            }
+            ended
+        });
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

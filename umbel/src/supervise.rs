@@ -24,6 +24,10 @@ use crate::{
     death::{self, describe},
     roles::{Role, SUPERVISED},
     settings::{BOOT_ID, Settings, boot_id},
+    telemetry::{
+        metrics::{House, SOCKETS},
+        names,
+    },
 };
 
 /// The wait before a role that died is started again: at once is a storm, for long an outage. A task
@@ -51,6 +55,8 @@ pub(crate) enum SuperviseError {
         #[source]
         source: io::Error,
     },
+    #[error("the metrics cannot be told")]
+    Metrics(#[source] anyhow::Error),
     #[error("the keeper of a role has ended by a panic: a defect here")]
     Panicked(#[source] tokio::task::JoinError),
 }
@@ -62,12 +68,15 @@ pub(crate) async fn supervise(
     client: Client,
     shutdown: CancellationToken,
 ) -> Result<(), SuperviseError> {
+    let house = House::new(&[Role::Api, Role::Beat, Role::Worker].map(Role::as_str));
+    house.clone().start(settings, shutdown.clone()).await?;
     let stop = shutdown.child_token();
     let words = TaskTracker::new();
     let mut keepers = JoinSet::new();
     for role in [Role::Api, Role::Beat, Role::Worker] {
         let (settings, client, words) = (settings.clone(), client.clone(), words.clone());
-        let keeper = Keeper { role, settings, client, words, deaths: 0 };
+        let sockets = house.sockets().to_owned();
+        let keeper = Keeper { role, settings, client, words, deaths: 0, sockets };
         keepers.spawn(keeper.run(stop.clone()));
     }
     let mut result = Ok(());
@@ -91,6 +100,8 @@ struct Keeper {
     /// What is still to be told of deaths.
     words: TaskTracker,
     deaths: u32,
+    /// Where the roles tell their metrics.
+    sockets: String,
 }
 
 impl Keeper {
@@ -103,6 +114,7 @@ impl Keeper {
             // Held, because `wait` would close it: to the child its end is the end of this process.
             let _lifeline = child.stdin.take();
             info!(role, pid = child.id(), boot, "started");
+            metrics::counter!(names::ROLE_STARTS, "child" => role).increment(1);
             let asked = stop.run_until_cancelled(child.wait()).await;
             let is_over = asked.is_none();
             let ended = match asked {
@@ -154,6 +166,7 @@ impl Keeper {
             .envs(self.settings.as_env(self.role))
             .env(BOOT_ID, boot)
             .env(SUPERVISED, "1")
+            .env(SOCKETS, &self.sockets)
             // Ends when this process does, SIGKILL included.
             .stdin(Stdio::piped())
             // Standard output is the supervisor's: its lines are read by scripts.
