@@ -214,7 +214,10 @@ impl Beat {
                 continue;
             }
             match fire(&self.client, name, slot, intent.task, now).await? {
-                Some(slot) => fired.push(slot),
+                Some(ours) => {
+                    meters::late(slot);
+                    fired.push(ours);
+                }
                 None => _ = held.insert(intent.entry),
             }
         }
@@ -234,11 +237,17 @@ impl Beat {
                 continue;
             }
             let Some(slot) = tick::due(&entry.schedule, *last, started, now) else { continue };
+            // One that is new to everybody fires its current slot, however old that is.
+            let is_late = last.is_some();
             let claimed = self.client.claim_slot(name, slot, &entry.task).await?;
             // Ours or not, this slot needs no second try.
             *last = Some(slot);
             if claimed {
-                fired.extend(fire(&self.client, name, slot, entry.task.clone(), now).await?);
+                let ours = fire(&self.client, name, slot, entry.task.clone(), now).await?;
+                if is_late && ours.is_some() {
+                    meters::late(slot);
+                }
+                fired.extend(ours);
             }
         }
         Ok(())
@@ -260,7 +269,7 @@ async fn fire(
     let span = meters::span(name, slot);
     match client.fire_slot(name, slot, task, now).instrument(span).await {
         Ok(task) => {
-            meters::fired(name, slot);
+            meters::fired(name);
             info!(entry = %name, task.id = %task, "fired `{name}` for {slot}");
             Ok(Some(Fired { entry: name.to_owned(), slot, task }))
         }

@@ -14,8 +14,11 @@ const MISSED: &str = "umbel_beat_missed_total";
 /// How long after its slot a task was enqueued.
 const LATENESS: &str = "umbel_beat_lateness_seconds";
 
-pub(crate) fn fired(entry: &str, slot: DateTime<Utc>) {
+pub(crate) fn fired(entry: &str) {
     counter!(FIRED, "entry" => entry.to_owned()).increment(1);
+}
+
+pub(crate) fn late(slot: DateTime<Utc>) {
     histogram!(LATENESS).record((Utc::now() - slot).to_std().unwrap_or_default());
 }
 

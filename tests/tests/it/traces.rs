@@ -216,28 +216,28 @@ async fn a_retry_is_of_the_same_trace_and_links_to_the_run_that_failed() {
     };
     let (api, first) = (probe("api"), probe("worker"));
     town.ready().await;
-    let id = town.enqueue("probe", json!({"name": "a", "act": {"failfirst": 1}}), "01").await;
+    let id = town.enqueue("trial", json!({"act": {"fail": 1}}), "01").await;
     let spans = town
         .spans("both runs", |spans| {
-            spans.iter().filter(|span| span.name == "process probe").count() == 2
+            spans.iter().filter(|span| span.name == "process trial").count() == 2
                 && spans.iter().any(|span| span.name == "retry")
                 && spans.iter().any(|span| span.name.starts_with("POST"))
         })
         .await;
     let run = |attempt: &str| {
         let of = |span: &&Span| {
-            span.name == "process probe" && span.attributes["task.attempt"] == attempt
+            span.name == "process trial" && span.attributes["task.attempt"] == attempt
         };
         spans.iter().find(of).unwrap()
     };
     let (one, two, retry) = (run("1"), run("2"), named(&spans, "retry"));
-    let send = named(&spans, "send default");
+    let send = named(&spans, "send chaos");
     assert_eq!((&one.parent, &two.parent), (&send.id, &send.id), "both are of who enqueued it");
     assert_eq!(one.failed.as_deref(), Some("error"));
     assert_eq!(retry.parent, one.id);
     assert_eq!((&one.links, &two.links), (&vec![], &vec![retry.id.clone()]));
     assert_eq!((&two.failed, &two.attributes["messaging.message.id"]), (&None, &id));
-    assert_eq!(spans.iter().filter(|span| span.name == "wait probe").count(), 2);
+    assert_eq!(spans.iter().filter(|span| span.name == "wait trial").count(), 2);
     assert_eq!(one.resource["service.name"], "probe", "by its own name where none is set");
     assert_eq!(first.stop().await.code(), Some(0));
     assert_eq!(api.stop().await.code(), Some(0));
@@ -257,14 +257,14 @@ async fn what_a_caller_does_not_trace_is_not_traced_and_costs_no_span() {
     };
     let (api, worker) = (probe("api"), probe("worker"));
     town.ready().await;
-    town.enqueue("probe", json!({"name": "unsampled", "act": "ok"}), "00").await;
+    town.enqueue("trial", json!({"act": "go"}), "00").await;
     eventually("its end", async || worker.log().contains("succeeded").then_some(())).await;
     // What was made is sent at the latest now.
     assert_eq!(worker.stop().await.code(), Some(0));
     assert_eq!(api.stop().await.code(), Some(0));
     let spans = town.collector.spans();
     assert!(spans.iter().all(|span| span.trace != TRACE), "{:#?}", tree(&spans));
-    assert!(spans.iter().all(|span| !span.name.contains("probe")), "{:#?}", tree(&spans));
+    assert!(spans.iter().all(|span| !span.name.contains("trial")), "{:#?}", tree(&spans));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,8 +283,8 @@ async fn a_fire_of_the_beat_begins_a_trace_that_goes_on_in_the_worker() {
     let tree = tree(&spans);
     for line in [
         "beat: fire sweep-sites",
-        "beat: fire sweep-sites > send maintenance",
-        "worker: fire sweep-sites > send maintenance > process sites.sweep",
+        "beat: fire sweep-sites > send default",
+        "worker: fire sweep-sites > send default > process sites.sweep",
     ] {
         assert!(tree.iter().any(|found| found == line), "{line} in {tree:#?}");
     }

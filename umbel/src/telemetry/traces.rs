@@ -48,6 +48,9 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
+/// The one protocol that is spoken: the others would bring a second HTTP library.
+const PROTOCOL: &str = "http/protobuf";
+
 /// Whether anybody wants traces, by the standard variables.
 fn wanted() -> Result<bool, SettingsError> {
     let set = |value: Result<String, env::VarError>| value.ok().filter(|text| !text.is_empty());
@@ -58,6 +61,14 @@ fn wanted() -> Result<bool, SettingsError> {
         .or_else(|| set(env::var("OTEL_EXPORTER_OTLP_ENDPOINT")));
     if is_off || endpoint.is_none() {
         return Ok(false);
+    }
+    let protocol = set(env::var("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"))
+        .or_else(|| set(env::var("OTEL_EXPORTER_OTLP_PROTOCOL")));
+    if protocol.is_some_and(|protocol| protocol != PROTOCOL) {
+        return Err(SettingsError(format!(
+            "OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_TRACES_PROTOCOL must be {PROTOCOL}: \
+             this program speaks no other"
+        )));
     }
     let Some(sampler) = set(env::var("OTEL_TRACES_SAMPLER")) else { return Ok(true) };
     if !SAMPLERS.contains(&sampler.as_str()) {
