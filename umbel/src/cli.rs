@@ -2,7 +2,9 @@
 
 use std::{ffi::OsStr, time::Duration};
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable,
+};
 use umbel_api::Scopes;
 use umbel_proto::{Priority, TaskId};
 
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     },
     /// Make a token for the API
     Token(TokenArgs),
+    /// Show every setting as it is used here, and where it comes from; secrets are masked
+    Config(ConfigArgs),
 }
 
 #[derive(Debug, Args)]
@@ -85,6 +89,13 @@ pub(crate) struct TokenArgs {
     pub ttl: Duration,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// As JSON, with what is documented of each
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn priority(text: &str) -> Result<Priority, String> {
     [Priority::High, Priority::Normal, Priority::Low]
         .into_iter()
@@ -102,12 +113,20 @@ impl Command {
             _ => None,
         }
     }
+
+    /// What the lines of its log are labelled with; a verb of the terminal needs no label.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Up | Self::Dev(_) => Some("supervisor"),
+            _ => self.role().map(Role::as_str),
+        }
+    }
 }
 
 /// Reads the command line of an application called `name`.
-pub(crate) fn parse(name: &'static str) -> Result<Cli, clap::Error> {
+pub(crate) fn parse(name: &'static str) -> Result<(Cli, ArgMatches), clap::Error> {
     let matches = without_empty_variables(Cli::command().name(name)).try_get_matches()?;
-    Cli::from_arg_matches(&matches)
+    Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// A variable that is set to nothing counts as not set, as in compose files and dashboards.

@@ -10,10 +10,15 @@ pub(crate) mod traces;
 
 pub use outgoing::{Fetch, fetch, traceparent};
 
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal,
+    panic::{self, PanicHookInfo},
+    thread,
+};
 
 use clap::ValueEnum;
-use tracing::Level;
+use tracing::{Level, error};
 use tracing_subscriber::{
     EnvFilter,
     filter::{Directive, Targets, filter_fn},
@@ -22,8 +27,8 @@ use tracing_subscriber::{
 };
 use umbel_proto::trace;
 
+use self::traces::Collector;
 use crate::{one_line::OneLine, roles::Role, settings::SettingsError};
-use traces::Collector;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -46,12 +51,13 @@ impl Format {
 /// writes down all heads of requests and answers, with the keys that are in them.
 const MUTED: &str = "h2";
 
-/// Starts logging, and in a role the traces. `RUST_LOG` goes before `level`.
+/// Starts logging, and in a role the traces. `RUST_LOG` goes before `level`; `label` stands in each
+/// line.
 pub(crate) fn init(
-    name: &'static str,
-    role: Option<Role>,
     level: &str,
     format: Format,
+    label: Option<&'static str>,
+    (name, role): (&'static str, Option<Role>),
 ) -> Result<Option<Collector>, SettingsError> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     let wrong =
@@ -60,27 +66,49 @@ pub(crate) fn init(
     let filter = EnvFilter::try_new(&directives).map_err(|error| wrong(&error))?.add_directive(off);
     // JSON is for machines, which a terminal is not.
     let colours = format == Format::Text && std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(OneLine { colours }).with_ansi(colours);
+    let writer = OneLine { colours, json: format == Format::Json, role: label };
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
     };
     let unmuted = filter_fn(|event| !is_muted(event.target(), *event.level()));
     let started = role.map(|role| traces::start(name, role)).transpose()?.flatten();
-    let Some((collector, tracer)) = started else {
+    let collector = match started {
         // One filter for all: spans of traces are switched off where they are made.
-        tracing_subscriber::registry().with(lines).with(filter).with(unmuted).init();
-        return Ok(None);
+        None => {
+            tracing_subscriber::registry().with(lines).with(filter).with(unmuted).init();
+            None
+        }
+        Some((collector, tracer)) => {
+            let spans = tracing_opentelemetry::layer()
+                .with_tracer(tracer)
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_tracked_inactivity(false)
+                .with_filter(Targets::new().with_target(trace::TARGET, Level::INFO));
+            let lines = lines.with_filter(filter);
+            tracing_subscriber::registry().with(lines).with(spans).with(unmuted).init();
+            Some(collector)
+        }
     };
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(tracer)
-        .with_location(false)
-        .with_threads(false)
-        .with_target(false)
-        .with_tracked_inactivity(false)
-        .with_filter(Targets::new().with_target(trace::TARGET, Level::INFO));
-    tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).with(unmuted).init();
-    Ok(Some(collector))
+    panic::set_hook(Box::new(log_panic));
+    Ok(collector)
+}
+
+/// A panic is an event as any other: one line, with its role. As text of its own it would be several,
+/// of nobody, among those of other processes.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let said = panic.payload_as_str().unwrap_or("no words");
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => error!(place, thread, %trace, "panicked: {said}"),
+        _ => error!(place, thread, "panicked: {said}"),
+    }
 }
 
 fn is_muted(target: &str, level: Level) -> bool {

@@ -32,6 +32,7 @@ mod scraper;
 mod services;
 mod store;
 mod supervised;
+mod supervisor;
 mod tasks_run;
 mod tls;
 mod traces;

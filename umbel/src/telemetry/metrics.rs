@@ -304,7 +304,7 @@ impl House {
 
     /// Tells the roles, and whoever asks on METRICS_PORT, until `shutdown`.
     pub async fn start(
-        self,
+        &self,
         settings: &Settings,
         shutdown: CancellationToken,
     ) -> Result<(), SuperviseError> {
@@ -317,12 +317,13 @@ impl House {
         if let Some(serving) = started.await.map_err(SuperviseError::Metrics)? {
             tokio::spawn(serving);
         }
+        let house = self.clone();
         tokio::spawn(async move {
-            let whole = || async { self.sockets.whole(&self.roles, &self.own).await };
-            let telling = self.sockets.tell(SUPERVISOR, whole);
+            let whole = || async { house.sockets.whole(&house.roles, &house.own).await };
+            let telling = house.sockets.tell(SUPERVISOR, whole);
             tokio::join!(
                 shutdown.run_until_cancelled(telling),
-                self.own.clone().run(shutdown.clone())
+                house.own.clone().run(shutdown.clone())
             );
         });
         Ok(())
