@@ -11,6 +11,7 @@
 //! - [`keys`]: what is stored where
 
 mod cancel;
+pub mod census;
 mod client;
 mod connection;
 mod consumer;
@@ -23,6 +24,7 @@ mod inspect;
 pub mod keys;
 pub mod limit;
 pub mod liveness;
+pub mod meters;
 mod pause;
 mod reconcile;
 pub mod roster;

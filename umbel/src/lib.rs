@@ -52,7 +52,7 @@ mod settings;
 mod short_line;
 mod signals;
 mod supervise;
-mod telemetry;
+pub mod telemetry;
 mod verbs;
 
 /// The exit code of wrong usage or settings: starting again would not mend them.

@@ -64,11 +64,19 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     // A role alone has a log of its own; a machine that reads many of these is told nevertheless.
     let is_one_of_many = is_supervised() || cli.command.role().is_none() || format == Format::Json;
     let shown = label.filter(|_| is_one_of_many);
-    if let Err(error) = telemetry::init(&cli.settings.log_level, format, shown) {
-        eprintln!("error: {error}");
-        return ExitCode::from(USAGE);
+    let whose = (application.name, cli.command.role());
+    let collector = match telemetry::init(&cli.settings.log_level, format, shown, whose) {
+        Ok(collector) => collector,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let ended = act(application, cli, &matches);
+    if let Some(collector) = collector {
+        collector.end();
     }
-    match act(application, cli, &matches) {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where lines are read by machines or are those of several processes, this is one of them.
