@@ -7,7 +7,9 @@
 //! - [`liveness`], [`shard`]: heartbeats, delayed tasks, recovery
 //! - [`slots`], [`schedules`]: the slots of schedules, and how the schedules stand
 //! - [`Pauses`], [`dead`], [`roster`]: paused queues, dead letters, who works
-//! - [`limit`]: what all workers may do together, by key
+//! - [`limit`], [`limits`]: what all workers may do together, by key, and how these stand
+//! - [`peek`], [`whereabouts`]: tasks that have not ended, one by one; where one of them is
+//! - [`server`]: whether a Redis keeps what it is given, and how it stands
 //! - [`keys`]: what is stored where
 
 mod cancel;
@@ -22,13 +24,16 @@ mod fields;
 mod inspect;
 pub mod keys;
 pub mod limit;
+pub mod limits;
 pub mod liveness;
 mod pause;
+pub mod peek;
+mod purge;
 mod reconcile;
 pub mod roster;
 pub mod schedules;
 mod script;
-mod server;
+pub mod server;
 mod settings;
 mod settle;
 mod settler;
@@ -36,6 +41,7 @@ pub mod shard;
 pub mod slots;
 mod stop;
 mod wait;
+pub mod whereabouts;
 
 pub use cancel::Cancel;
 pub use client::Client;
@@ -46,6 +52,7 @@ pub use error::BrokerError;
 pub use inspect::{PastRun, QueueStatus, TaskRecord};
 pub use limit::{Acquired, LimitRules, Permit};
 pub use pause::{Pause, Pauses};
+pub use purge::{Purge, PurgeKind};
 #[doc(hidden)]
 pub use script::Scripts;
 pub use settings::BrokerSettings;

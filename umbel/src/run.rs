@@ -18,7 +18,9 @@ use crate::{
     roles,
     settings::{Settings, SettingsError, database::Environment},
     supervise::{SuperviseError, supervise},
-    telemetry, verbs,
+    telemetry,
+    terminal::{self, spinning},
+    verbs,
 };
 
 /// How often a service that is away at start is asked again.
@@ -84,14 +86,12 @@ fn act<S: Clone + Send + Sync + 'static>(
             Command::Up => up(&application, &settings).await,
             Command::Dev(args) => dev(&application, settings, &args).await,
             Command::Migrate => {
-                let taken = verbs::migrate(&application, &settings).await?;
+                let migrating = verbs::migrate(&application, &settings);
+                let taken = spinning("migrating", migrating).await?;
                 println!("{taken} migrations applied");
                 Ok(())
             }
-            Command::Enqueue(args) => {
-                println!("{}", verbs::enqueue(&application, &settings, &args).await?);
-                Ok(())
-            }
+            Command::Enqueue(args) => verbs::enqueue(&application, &settings, &args).await,
             Command::Status { id } => {
                 println!("{}", verbs::status(&settings, &id).await?);
                 Ok(())
@@ -100,6 +100,7 @@ fn act<S: Clone + Send + Sync + 'static>(
                 println!("{}", verbs::token(&settings, &args)?);
                 Ok(())
             }
+            Command::Terminal(verb) => terminal::run(verb, &application, &settings).await,
             Command::Api | Command::Worker | Command::Beat => Ok(()),
         }
     })
