@@ -32,6 +32,7 @@ mod services;
 mod store;
 mod supervised;
 mod tasks_run;
+mod terminal;
 mod tls;
 mod trouble;
 mod whole_house;
