@@ -18,7 +18,7 @@ pub(crate) struct PauseArgs {
     /// For whoever finds it paused
     #[arg(long)]
     why: String,
-    /// Who pauses it; without it $USER
+    /// Who pauses it; without it the user of this machine
     #[arg(long)]
     by: Option<String>,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(crate) struct ResumeArgs {
 pub(crate) struct CancelArgs {
     /// The id of the task
     id: TaskId,
-    /// Who asks; without it $USER
+    /// Who asks; without it the user of this machine
     #[arg(long)]
     by: Option<String>,
     #[command(flatten)]

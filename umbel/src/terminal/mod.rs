@@ -16,6 +16,7 @@ mod why;
 use std::io::{self, Write};
 
 use clap::{Args, Subcommand};
+use nix::unistd::{Uid, User};
 use serde::Serialize;
 use umbel_broker::Client;
 use umbel_proto::QueueName;
@@ -112,7 +113,8 @@ async fn known_queue(client: &Client, name: &str) -> anyhow::Result<QueueName> {
     })
 }
 
-/// Who is at the terminal, as it is written down.
+/// Who is at the terminal, as it is written down: by name, or the user that this process is.
 fn who(given: Option<&str>) -> String {
-    given.map(str::to_owned).or_else(|| std::env::var("USER").ok()).unwrap_or("operator".to_owned())
+    let user = || User::from_uid(Uid::current()).ok().flatten().map(|user| user.name);
+    given.map(str::to_owned).or_else(user).unwrap_or_else(|| "operator".to_owned())
 }

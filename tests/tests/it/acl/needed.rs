@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use umbel_broker::{
-    Acquired, BrokerSettings, CallOptions, Cancel, Client, Held, LimitRules, NewTask, PurgeKind, When,
+    Acquired, BrokerSettings, CallOptions, Cancel, Client, Held, LimitRules, NewTask, PurgeKind,
+    When,
     dead::LetterFilter,
     liveness::{Cause, Heartbeat},
     schedules::EntryRecord,

@@ -86,7 +86,9 @@ async fn one_dead_letter_is_shown_with_its_arguments_and_a_slip_is_told() {
     assert!(said(&house, &one).contains("no such shop"));
     let none = json(&house, &["inspect", "dead", "--why", "crash"]);
     assert_eq!(none, Value::Array(Vec::new()));
-    assert!(refused(&house, &["inspect", "dead", "--why", "crsh"], 2).contains("none of: attempts"));
+    assert!(
+        refused(&house, &["inspect", "dead", "--why", "crsh"], 2).contains("none of: attempts")
+    );
     assert!(refused(&house, &["inspect", "tasks", "--queue", "x"], 1).contains("no queue `x`"));
     house.record.open("held");
     worker.stop().await.unwrap();

@@ -21,8 +21,8 @@ impl Terminal {
         let terminal = Self { server: format!("umbel-{}", uuid::Uuid::new_v4().simple()) };
         let program = binary("umbel-probe").display().to_string();
         let url = house.redis.url_as("operator");
-        let line = format!("REDIS_URL={url} USER=ann {program} {args}; echo ended with $?; cat");
-        terminal.tmux(&["new-session", "-d", "-x", "132", "-y", "36", "sh", "-c", &line]);
+        let line = format!("REDIS_URL={url} {program} {args}; echo ended with $?; cat");
+        terminal.tmux(&["new-session", "-d", "-x", "120", "-y", "26", "sh", "-c", &line]);
         terminal
     }
 
@@ -85,8 +85,9 @@ async fn all_is_seen_and_operated_from_one_screen() {
     let runs = house.client.enqueue(Probe::new("runs", Act::UntilCancelled)).await.unwrap();
     let probes = (0..7).map(|n| Probe::new(&format!("n{n}"), Act::Ok));
     house.client.enqueue_many(probes).await.unwrap();
-    let top = Terminal::run(&house, "top --every 200ms");
-    for part in ["7 queued  1 running  3 dead   1 workers", "no route to host", runs.id().as_str()] {
+    let top = Terminal::run(&house, "top --every 200ms --by ann");
+    for part in ["7 queued  1 running  3 dead   1 workers", "no route to host", runs.id().as_str()]
+    {
         top.shows(part).await;
     }
     println!("{}", top.screen());
@@ -148,7 +149,7 @@ async fn all_is_seen_and_operated_from_one_screen() {
 async fn it_says_so_while_redis_is_away_and_goes_on_when_it_is_back() {
     let house = House::start();
     house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
-    let top = Terminal::run(&house, "top --every 200ms");
+    let top = Terminal::run(&house, "top --every 200ms --by ann");
     top.shows("1 queued").await;
     house.redis.kill9();
     top.shows("cannot look: redis is unreachable").await;
@@ -170,7 +171,9 @@ async fn who_sits_at_a_terminal_is_asked_and_shown_how_far_it_is() {
     house.client.enqueue(Probe::new("a", Act::Ok)).await.unwrap();
     for (answer, left, told) in [("n", 1, "nothing was done"), ("y", 0, "thrown away: 1")] {
         let purge = Terminal::run(&house, "purge default");
-        purge.shows("throws away 1 tasks that are ready. This cannot be undone. Go on? [y/N]").await;
+        purge
+            .shows("throws away 1 tasks that are ready. This cannot be undone. Go on? [y/N]")
+            .await;
         purge.press(answer);
         purge.press("Enter");
         purge.shows(told).await;

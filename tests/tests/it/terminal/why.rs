@@ -76,7 +76,10 @@ async fn a_limit_is_held_by_another_task() {
     })
     .await;
     assert!(sentence.contains("limit probe:example.com"), "{sentence}");
-    assert!(sentence.contains("whose place is held by another task, leased until 20"), "{sentence}");
+    assert!(
+        sentence.contains("whose place is held by another task, leased until 20"),
+        "{sentence}"
+    );
     house.record.open("first");
     house.record.open("second");
     house.ended(&second).await;
@@ -179,8 +182,10 @@ async fn it_may_be_what_kills_workers_and_waits_to_run_alone() {
     eventually_eq("the suspect is taken", 2, both).await;
     explained(&house, &id, "quarantined", &["2 workers died", "run alone"]);
     house.record.open("before");
-    eventually("it has run", async || (house.record.order() == ["before", "suspect"]).then_some(()))
-        .await;
+    eventually("it has run", async || {
+        (house.record.order() == ["before", "suspect"]).then_some(())
+    })
+    .await;
     worker.stop().await.unwrap();
 }
 

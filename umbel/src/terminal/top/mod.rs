@@ -39,7 +39,7 @@ pub(crate) struct TopArgs {
     /// How often it looks
     #[arg(long, default_value = "1s", value_parser = crate::env::duration)]
     every: Duration,
-    /// Who acts; without it $USER
+    /// Who acts; without it the user of this machine
     #[arg(long)]
     by: Option<String>,
 }
@@ -183,7 +183,7 @@ impl Top {
                 tasks.extend(client.parked_tasks(&queue, TASKS_SHOWN).await?);
                 let lines = tasks.into_iter().map(|task| {
                     let place = match &task.place {
-                        Place::Held { worker, .. } => format!("with {worker}"),
+                        Place::Held { worker, .. } => format!("held by {worker}"),
                         Place::Ready { stream } => format!("queued, {stream}"),
                         Place::Delayed { due } => format!("due {}", relative(*due, Utc::now())),
                         Place::Parked { .. } => "parked".to_owned(),
