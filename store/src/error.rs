@@ -193,10 +193,12 @@ impl Refusal {
 
     /// By its words, for poolers have one code for all of their troubles: "SSL required" says
     /// PgBouncer, "SSL connection is required" Supavisor, "no pg_hba.conf entry for …, no
-    /// encryption" Postgres, to who came without.
+    /// encryption" Postgres, to who came without. (It ends so as well where a rule *rejects* who
+    /// came without: then TLS may change nothing.)
     fn wants_tls(&self) -> bool {
         let said = &self.message;
-        (said.contains("SSL") && said.contains("required")) || said.ends_with("no encryption")
+        (said.contains("SSL") && said.contains("required"))
+            || (said.starts_with("no pg_hba.conf entry") && said.ends_with("no encryption"))
     }
 }
 
@@ -252,6 +254,16 @@ mod tests {
             assert!(matches!(error, StoreError::Denied(Denial::TlsNeeded(_))), "{error:?}");
             assert!(error.to_string().contains("sslmode") && !error.is_transient(), "{error}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_rejects_is_not_mended_by_tls() {
+        let message = "pg_hba.conf rejects connection for host \"::1\", user \"u\", database \"d\", no encryption";
+        let refusal = |code: &str| Refusal { code: code.into(), message: message.into() };
+        let direct = refusal("28000").judge(true, None, Duration::from_secs(30));
+        assert!(matches!(direct, StoreError::Denied(Denial::Login(_))), "{direct:?}");
+        let pooled = refusal("08P01").judge(true, None, Duration::from_secs(30));
+        assert!(matches!(pooled, StoreError::Unavailable(_)), "{pooled:?}");
     }
 
     #[test]

@@ -61,7 +61,10 @@ fn of_certificate(error: &io::Error) -> Option<Denial> {
     let error = error.get_ref()?.downcast_ref::<TlsError>()?;
     let TlsError::InvalidCertificate(why) = error else { return None };
     Some(match why {
-        CertificateError::UnknownIssuer => Denial::UnknownIssuer(error.to_string()),
+        // A signature is bad where another CA bears the name of the one that is trusted.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            Denial::UnknownIssuer(error.to_string())
+        }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             Denial::AnotherHost(error.to_string())
         }

@@ -15,6 +15,7 @@ mod error;
 pub mod fetch;
 mod handover;
 mod ledger;
+mod listed;
 mod listing;
 pub mod metadata;
 mod pages;
@@ -62,6 +63,7 @@ pub fn application() -> Application<App> {
         .timetable(timetable)
         .routes(routes)
         .migrations(MIGRATIONS)
+        .settings(listed::SETTINGS)
 }
 
 /// The tasks, name → handler.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the harness panics as a test does, with the line that did")]
 
 pub mod chaos;
+pub mod deployment;
 pub mod eventually;
 pub mod house;
 pub mod pages;

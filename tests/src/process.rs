@@ -47,6 +47,23 @@ impl Launch {
         Self { program: binary(program), args, env: Vec::new() }
     }
 
+    /// The same, started by another program: `nohup`, for instance.
+    pub fn under(mut self, launcher: &[&str]) -> Self {
+        let mut words = launcher.iter().map(|word| (*word).to_owned());
+        let first = words.next().expect("a program");
+        let program = std::mem::replace(&mut self.program, PathBuf::from(first));
+        let own = std::mem::take(&mut self.args);
+        let program = program.into_os_string().into_string().expect("a path that is text");
+        self.args = words.chain([program]).chain(own).collect();
+        self
+    }
+
+    /// The same program in the same environment, with other arguments.
+    pub fn with_args(&self, args: &[&str]) -> Self {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self { program: self.program.clone(), args, env: self.env.clone() }
+    }
+
     /// One argument more.
     pub fn arg(mut self, arg: &str) -> Self {
         self.args.push(arg.to_owned());

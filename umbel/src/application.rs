@@ -8,7 +8,7 @@ use umbel_broker::Client;
 use umbel_store::{Db, Migration};
 use umbel_worker::{Registry, RegistryError};
 
-use crate::{Env, SettingsError, settings::NO_DATABASE};
+use crate::{Env, Setting, SettingsError, settings::NO_DATABASE};
 
 type Opened<S> = Pin<Box<dyn Future<Output = anyhow::Result<S>> + Send>>;
 
@@ -29,6 +29,7 @@ pub struct Application<S = ()> {
     pub(crate) timetable: fn(&Env) -> anyhow::Result<Timetable>,
     pub(crate) routes: fn(S) -> OpenApiRouter,
     pub(crate) migrations: &'static [Migration],
+    pub(crate) settings: &'static [Setting],
 }
 
 /// What an application's state is made from.
@@ -59,6 +60,7 @@ impl Application<()> {
             timetable: |_| Ok(Timetable::new().build()?),
             routes: |()| OpenApiRouter::new(),
             migrations: &[],
+            settings: &[],
         }
     }
 
@@ -79,6 +81,7 @@ impl Application<()> {
             timetable: self.timetable,
             routes: |_| OpenApiRouter::new(),
             migrations: self.migrations,
+            settings: self.settings,
         }
     }
 }
@@ -106,6 +109,13 @@ impl<S: Clone + Send + Sync + 'static> Application<S> {
     /// The tables, in order of their versions. An application with migrations needs DATABASE_URL.
     pub fn migrations(mut self, migrations: &'static [Migration]) -> Self {
         self.migrations = migrations;
+        self
+    }
+
+    /// What it reads from the environment (`Setup::env`), so that `config` shows it and a misspelt name
+    /// is told.
+    pub fn settings(mut self, settings: &'static [Setting]) -> Self {
+        self.settings = settings;
         self
     }
 }

@@ -3,7 +3,9 @@
 use std::{ffi::OsStr, time::Duration};
 
 use chrono::{DateTime, Utc};
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable,
+};
 use umbel_api::Scopes;
 use umbel_proto::{Priority, QueueName, TaskId};
 
@@ -43,6 +45,8 @@ pub(crate) enum Command {
     },
     /// Make a token for the API
     Token(TokenArgs),
+    /// Show every setting as it is used here, and where it comes from; secrets are masked
+    Config(ConfigArgs),
     #[command(flatten)]
     Terminal(Verb),
 }
@@ -100,6 +104,13 @@ pub(crate) struct TokenArgs {
     pub ttl: Duration,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ConfigArgs {
+    /// As JSON, with what is documented of each
+    #[arg(long)]
+    pub json: bool,
+}
+
 fn priority(text: &str) -> Result<Priority, String> {
     [Priority::High, Priority::Normal, Priority::Low]
         .into_iter()
@@ -117,6 +128,14 @@ impl Command {
             _ => None,
         }
     }
+
+    /// What the lines of its log are labelled with; a verb of the terminal needs no label.
+    pub fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Up | Self::Dev(_) => Some("supervisor"),
+            _ => self.role().map(Role::as_str),
+        }
+    }
 }
 
 /// The command line of an application called `name`.
@@ -125,9 +144,9 @@ pub(crate) fn command(name: &'static str) -> clap::Command {
 }
 
 /// Reads the command line of an application called `name`.
-pub(crate) fn parse(name: &'static str) -> Result<Cli, clap::Error> {
+pub(crate) fn parse(name: &'static str) -> Result<(Cli, ArgMatches), clap::Error> {
     let matches = without_empty_variables(command(name)).try_get_matches()?;
-    Cli::from_arg_matches(&matches)
+    Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 
 /// A variable that is set to nothing counts as not set, as in compose files and dashboards.

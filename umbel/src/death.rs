@@ -1,15 +1,21 @@
 //! The death of a worker's process: what it means for the tasks that it held, and the word of it
 //! to the broker, so that they run again at once and not after a lease.
 
-use std::{fs, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
 
 use chrono::Utc;
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
-use tracing::{info, warn};
-use umbel_broker::{BrokerError, Client, keys::Shard, liveness::Cause};
+use tracing::{error, info, warn};
+use umbel_broker::{BrokerError, BrokerSettings, Client, keys::Shard, liveness::Cause};
 
-use crate::roles::HARD_STOP;
+use crate::{cgroup, signals::HARD_STOP};
 
 /// While Redis is away the word waits: it is asked again soon at first, then less often.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -50,13 +56,13 @@ pub(crate) fn describe(status: ExitStatus) -> String {
 /// How often the kernel has ended a process for its memory, in this container where that can be
 /// read, else on the whole machine.
 pub(crate) fn oom_kills() -> u64 {
-    let of_cgroup = || {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-        fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.events")).ok()
+    let read = |path: &Path| count(&fs::read_to_string(path).ok()?);
+    let of_group = |group: PathBuf| {
+        // The second is that of the first version of control groups.
+        ["memory.events", "memory.oom_control"].iter().find_map(|file| read(&group.join(file)))
     };
-    let of_machine = || fs::read_to_string("/proc/vmstat").ok();
-    of_cgroup().or_else(of_machine).as_deref().and_then(count).unwrap_or_default()
+    let of_container = || cgroup::of_process("memory").into_iter().find_map(of_group);
+    of_container().or_else(|| read(Path::new("/proc/vmstat"))).unwrap_or_default()
 }
 
 fn count(text: &str) -> Option<u64> {
@@ -65,7 +71,13 @@ fn count(text: &str) -> Option<u64> {
 
 /// Tells the broker that the process of this boot is gone, and has what it held run again; asks
 /// until Redis answers.
-pub(crate) async fn tell(client: Client, boot: String, cause: Cause) {
+///
+/// With a connection of its own for as long as that takes: the supervisor needs none otherwise.
+pub(crate) async fn tell(broker: BrokerSettings, boot: String, cause: Cause) {
+    let client = match Client::open(&broker, "supervisor") {
+        Ok(client) => client,
+        Err(error) => return error!(boot, %error, "cannot tell of the death of a worker"),
+    };
     let mut pause = RETRY_FIRST;
     while let Err(error) = try_tell(&client, &boot, &cause).await {
         warn!(boot, %error, "cannot tell of the death of a worker; trying again in {pause:?}");
@@ -119,6 +131,7 @@ mod tests {
     #[test]
     fn the_counter_of_the_kernel_is_read() {
         assert_eq!(count("low 0\nhigh 0\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
+        assert_eq!(count("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
         assert_eq!(count("low 0\n"), None);
     }
 }

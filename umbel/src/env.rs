@@ -17,6 +17,11 @@ impl Env {
         Self(Arc::new(text.collect()))
     }
 
+    /// The names of all variables that are set to something.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(_, value)| !value.is_empty()).map(|(name, _)| name.as_str())
+    }
+
     /// The text of a setting; an empty one counts as not given.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())

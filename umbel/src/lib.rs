@@ -33,14 +33,23 @@
 //! ```
 
 mod application;
+mod cgroup;
 mod cli;
+mod config;
 mod death;
 mod dev;
 mod env;
+mod keeper;
+mod lifeline;
+mod memory;
 mod one_line;
+mod quota;
+mod reap;
 mod roles;
 mod run;
 mod settings;
+mod short_line;
+mod signals;
 mod supervise;
 mod telemetry;
 mod terminal;
@@ -52,7 +61,7 @@ const USAGE: u8 = 2;
 pub use application::{Application, Setup};
 pub use env::Env;
 pub use run::run;
-pub use settings::SettingsError;
+pub use settings::{Setting, SettingsError};
 
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};

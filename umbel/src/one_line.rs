@@ -1,4 +1,6 @@
-//! Standard error for logs: what one event says stays one line, whoever chose its words.
+//! Standard error for logs: what one event says stays one line, whoever chose its words, and the line
+//! says which role it is of: the processes of `up` share one standard error, and each of them writes
+//! a line in one piece.
 //!
 //! An error of another program, a name, a host: any of them may hold a line end, and with it what
 //! looks like the next line of the log. The formats of `tracing-subscriber` do not see to all of it:
@@ -13,11 +15,46 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 use umbel_proto::misleads;
 
+use crate::short_line::{self, LINE_MOST};
+
 /// Makes the writer of each event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OneLine {
     /// Whether the format itself writes escape characters.
     pub colours: bool,
+    /// Whether the format is JSON.
+    pub json: bool,
+    /// The role of this process, where it is one.
+    pub role: Option<&'static str>,
+}
+
+impl OneLine {
+    /// The whole line, short enough where others write beside it.
+    fn line<'a>(&self, event: &'a str) -> Cow<'a, str> {
+        let line = self.labelled(event);
+        match self.role {
+            Some(_) if line.len() > LINE_MOST => Cow::Owned(match self.json {
+                true => {
+                    short_line::json(event, LINE_MOST, |event| self.labelled(event).into_owned())
+                }
+                false => short_line::text(&line, LINE_MOST),
+            }),
+            _ => line,
+        }
+    }
+
+    /// Text has the role as its first word, JSON as the field `process`: in `role` events of the
+    /// supervisor tell of others.
+    fn labelled<'a>(&self, event: &'a str) -> Cow<'a, str> {
+        let event = escaped(event, self.colours);
+        match (self.role, event.strip_prefix('{')) {
+            (None, _) => event,
+            (Some(role), Some(fields)) if self.json => {
+                Cow::Owned(format!(r#"{{"process":"{role}",{fields}"#))
+            }
+            (Some(role), _) => Cow::Owned(format!("{role:<10} {event}")),
+        }
+    }
 }
 
 impl<'a> MakeWriter<'a> for OneLine {
@@ -32,7 +69,7 @@ impl<'a> MakeWriter<'a> for OneLine {
 impl Write for OneLine {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        io::stderr().lock().write_all(escaped(&text, self.colours).as_bytes())?;
+        io::stderr().lock().write_all(self.line(&text).as_bytes())?;
         Ok(event.len())
     }
 
@@ -88,6 +125,35 @@ mod tests {
             escaped("\u{1b}[32mINFO\u{1b}[0m a\nb\n", true),
             "\u{1b}[32mINFO\u{1b}[0m a\\nb\n"
         );
+    }
+
+    #[test]
+    fn a_line_says_which_role_it_is_of() {
+        let line =
+            |json, role, event| OneLine { colours: false, json, role }.line(event).into_owned();
+        assert_eq!(line(false, Some("api"), "INFO a\nb\n"), "api        INFO a\\nb\n");
+        assert_eq!(line(false, None, "INFO a\n"), "INFO a\n");
+        assert_eq!(line(true, None, "{\"a\":1}\n"), "{\"a\":1}\n");
+        let event = "{\"level\":\"INFO\"}\n";
+        let read: serde_json::Value =
+            serde_json::from_str(&line(true, Some("worker"), event)).unwrap();
+        assert_eq!(read, serde_json::json!({"process": "worker", "level": "INFO"}));
+    }
+
+    #[test]
+    fn a_line_among_those_of_others_is_written_in_one_piece() {
+        let line = |json, role, event: &str| {
+            OneLine { colours: false, json, role }.line(event).into_owned()
+        };
+        let long = "\u{2028}".repeat(5_000);
+        let text = line(false, Some("api"), &format!("ERROR {long}\n"));
+        assert!(text.len() <= LINE_MOST && text.ends_with("…\n"), "{}", text.len());
+        let event = format!("{}\n", serde_json::json!({ "message": long }));
+        let json = line(true, Some("api"), &event);
+        assert!(json.len() <= LINE_MOST && json.lines().count() == 1, "{}", json.len());
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+        // Alone it may be as long as it likes.
+        assert!(line(false, None, &format!("ERROR {long}\n")).len() > LINE_MOST);
     }
 
     #[test]

@@ -1,28 +1,24 @@
 //! The three roles: each runs the same way alone and under the supervisor.
 
-use std::{
-    io::{self, Read},
-    net::SocketAddr,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    time::sleep,
-};
+use tokio::{net::TcpListener, runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use umbel_api::{Api, ReadinessCheck};
-use umbel_beat::Beat;
+use umbel_beat::{Beat, Timetable};
 use umbel_broker::Client;
 use umbel_store::Db;
-use umbel_worker::{Stopped, Worker};
+use umbel_worker::{Registry, Stopped, Worker};
 
-use crate::{Application, Env, Setup, settings::Settings};
+use crate::{
+    Application, Env, Setup,
+    lifeline::{end_with_supervisor, is_supervised, tell_ready},
+    memory, quota,
+    settings::Settings,
+    signals::{Asked, HARD_STOP},
+};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,16 +36,26 @@ impl Role {
             Self::Beat => "beat",
         }
     }
-}
 
-/// Set by the supervisor: standard input ends when it does.
-pub(crate) const SUPERVISED: &str = "UMBEL_SUPERVISED";
+    /// A runtime with as many threads as the role can use of the processors that there are.
+    pub fn runtime(self) -> runtime::Builder {
+        let mut builder = runtime::Builder::new_multi_thread();
+        // Who sets it knows better; the runtime itself reads it.
+        if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+            let cpus = quota::cpus();
+            builder.worker_threads(match self {
+                Self::Api => quota::threads(cpus),
+                Self::Worker => quota::worker_threads(cpus),
+                // It looks at a clock.
+                Self::Beat => 1,
+            });
+        }
+        builder
+    }
+}
 
 /// How often a Redis that is not there yet is asked.
 const START_RETRY: Duration = Duration::from_secs(1);
-
-/// Ended at once by a second signal, as `128 + SIGTERM`.
-pub(crate) const HARD_STOP: i32 = 143;
 
 /// Runs one role until a signal, or the end of the supervisor.
 pub(crate) async fn run<S>(
@@ -60,10 +66,16 @@ pub(crate) async fn run<S>(
 where
     S: Clone + Send + Sync + 'static,
 {
-    let shutdown = CancellationToken::new();
-    tokio::spawn(on_signal(shutdown.clone())?);
-    if std::env::var_os(SUPERVISED).is_some() {
+    let Asked { stop: shutdown, at_once } = Asked::by_signals()?;
+    tokio::spawn(async move {
+        at_once.cancelled().await;
+        std::process::exit(HARD_STOP);
+    });
+    if is_supervised() {
         end_with_supervisor(shutdown.clone())?;
+        if matches!(role, Role::Worker) {
+            memory::go_first();
+        }
     }
     let client = Client::open(&settings.broker()?, role.as_str())?;
     let trusted = trusted(&client, settings);
@@ -79,16 +91,29 @@ where
             let worker = worker(application, settings, client.clone()).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
+            tell_ready();
             work(worker, shutdown).await
         }
         Role::Beat => {
-            let beat = Beat::new(client.clone(), (application.timetable)(&Env::of_process())?);
+            let beat = Beat::new(client.clone(), timetable(application)?);
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
+            tell_ready();
             beat.run(shutdown).await;
             Ok(())
         }
     }
+}
+
+pub(crate) fn registry<S: Clone + Send + Sync + 'static>(
+    application: &Application<S>,
+) -> anyhow::Result<Registry<S>> {
+    (application.registry)().context("the tasks of this application cannot be registered")
+}
+
+pub(crate) fn timetable<S>(application: &Application<S>) -> anyhow::Result<Timetable> {
+    (application.timetable)(&Env::of_process())
+        .context("the timetable of this application cannot be made")
 }
 
 /// Waits for Redis, and refuses one that would lose tasks.
@@ -111,23 +136,29 @@ async fn api<S: Clone + Send + Sync + 'static>(
 ) -> anyhow::Result<()> {
     let api_settings = settings.api(application.name)?;
     let setup = setup(settings, client.clone())?;
-    let checks = setup.db.clone().map(database_check);
+    let database = setup.db.clone().map(database_check);
+    let checks = database.into_iter().chain([stop_check(shutdown.clone())]);
     let state = (application.open)(setup).await.context("the application cannot start")?;
-    let catalog = Arc::new((application.registry)()?.catalog());
+    let catalog = Arc::new(registry(application)?.catalog());
     let routes = (application.routes)(state);
     let api = Api::new(&api_settings, client, catalog, routes)?
         .readiness(checks)
         .closing(shutdown.clone());
+    let closed = linger(shutdown, settings.unready_for);
     let (limits, metrics) = (&api_settings.limits, api.metrics_router());
     let listener = bind(api_settings.addr).await?;
+    let of_metrics = match settings.metrics_addr()? {
+        Some(addr) => Some(bind(addr).await?),
+        None => None,
+    };
+    tell_ready();
     let metrics = async {
-        let Some(addr) = settings.metrics_addr()? else { return Ok(()) };
-        let listener = bind(addr).await?;
-        let served = umbel_api::serve_within(listener, metrics, limits, shutdown.clone());
+        let Some(listener) = of_metrics else { return Ok(()) };
+        let served = umbel_api::serve_within(listener, metrics, limits, closed.clone());
         served.await.context("the metrics cannot be served")
     };
     let requests = async {
-        let served = umbel_api::serve_within(listener, api.router(), limits, shutdown.clone());
+        let served = umbel_api::serve_within(listener, api.router(), limits, closed.clone());
         served.await.context("the API failed")
     };
     tokio::try_join!(requests, metrics)?;
@@ -138,6 +169,33 @@ async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr).await.with_context(|| {
         format!("cannot listen on {addr}; HOST, PORT and METRICS_PORT name other addresses")
     })
+}
+
+/// An API that is asked to stop is not ready from then on, and goes on answering for a while: who sends
+/// it requests may need a moment to see that.
+fn stop_check(shutdown: CancellationToken) -> ReadinessCheck {
+    ReadinessCheck {
+        name: "serving",
+        critical: true,
+        check: Arc::new(move || {
+            let stopping = shutdown.is_cancelled();
+            Box::pin(async move {
+                if stopping { Err("this process is stopping".to_owned()) } else { Ok(()) }
+            })
+        }),
+    }
+}
+
+/// Cancelled so long after `shutdown`.
+fn linger(shutdown: CancellationToken, time: Duration) -> CancellationToken {
+    let closed = CancellationToken::new();
+    let close = closed.clone();
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        sleep(time).await;
+        close.cancel();
+    });
+    closed
 }
 
 /// The database is not critical: a moment without it must not restart the container.
@@ -161,7 +219,7 @@ async fn worker<S: Clone + Send + Sync + 'static>(
     let state = (application.open)(setup(settings, client.clone())?)
         .await
         .context("the application cannot start")?;
-    let endpoints = (application.registry)()?.bind(state);
+    let endpoints = registry(application)?.bind(state);
     Ok(Worker::new(client, endpoints, worker_settings)?)
 }
 
@@ -176,41 +234,4 @@ async fn work(worker: Worker, shutdown: CancellationToken) -> anyhow::Result<()>
 fn setup(settings: &Settings, client: Client) -> anyhow::Result<Setup> {
     let db = settings.database.store()?.map(|store| Db::open(&store)).transpose()?;
     Ok(Setup { env: Env::of_process(), client, db })
-}
-
-/// The first signal asks for an orderly end, the second ends the process.
-pub(crate) fn on_signal(
-    shutdown: CancellationToken,
-) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        next().await;
-        shutdown.cancel();
-        next().await;
-        warn!("a second signal: ending at once");
-        std::process::exit(HARD_STOP);
-    })
-}
-
-/// A role must not outlive its supervisor, however that ended: it holds the other end of our
-/// standard input. A thread, because nothing could cancel the read and let the runtime end.
-fn end_with_supervisor(shutdown: CancellationToken) -> io::Result<()> {
-    thread::Builder::new()
-        .name("supervisor-watch".to_owned())
-        .spawn(move || {
-            let mut byte = [0];
-            while matches!(io::stdin().read(&mut byte), Ok(1..)) {}
-            if !shutdown.is_cancelled() {
-                warn!("the supervisor is gone; stopping");
-                shutdown.cancel();
-            }
-        })
-        .map(|_| ())
 }

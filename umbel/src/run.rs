@@ -1,30 +1,44 @@
 //! From the command line to the exit code.
 
-use std::{net::TcpListener as StdListener, process::ExitCode, time::Duration};
+use std::{
+    io::{self, ErrorKind, Write},
+    net::TcpListener as StdListener,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context;
+use clap::ArgMatches;
 use secrecy::SecretString;
 use tokio::{net::TcpStream, runtime, time::sleep};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Level, enabled, error, info, warn};
 use umbel_api::Scopes;
+use umbel_beat::{ScheduleError, TimetableError};
 use umbel_broker::{BrokerError, Client};
-use umbel_worker::WorkerError;
+use umbel_worker::{RegistryError, WorkerError};
 
 use crate::{
-    Application, USAGE,
+    Application, Env, USAGE,
     cli::{self, Command, DevArgs, TokenArgs},
+    config,
     dev::{DevError, Folder, Services, Wants},
+    lifeline::is_supervised,
     roles,
-    settings::{Settings, SettingsError, database::Environment},
+    settings::{self, Settings, SettingsError, database::Environment},
+    signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
-    telemetry,
+    telemetry::{self, Format},
     terminal::{self, spinning},
     verbs,
 };
 
 /// How often a service that is away at start is asked again.
 const START_RETRY: Duration = Duration::from_secs(2);
+
+/// A pooler's code for all of its troubles, SQLSTATE: that the server is away, or that it lets nobody in.
+const OF_A_POOLER: &str = "08P01";
+const LOGIN_HINT: &str =
+    " (its pooler may also mean that user, password or database of DATABASE_URL are wrong)";
 
 /// How often the start of the API is looked for.
 const READY_LOOK: Duration = Duration::from_millis(100);
@@ -35,8 +49,8 @@ const DEV_TOKEN_TTL: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Runs an application by its command line. Ends with 0 when drained, 1 on an error, 2 on wrong
 /// usage or settings.
 pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> ExitCode {
-    let cli = match cli::parse(application.name) {
-        Ok(cli) => cli,
+    let (cli, matches) = match cli::parse(application.name) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are "errors" too, with an exit code of their own. Where even this
             // cannot be printed there is nobody to tell.
@@ -46,15 +60,33 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     };
     // One crypto library for Redis, Postgres and HTTP. It fails only where it was done before.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    match telemetry::init(&cli.settings.log_level, cli.settings.log_format)
-        .map_err(anyhow::Error::from)
-        .and_then(|()| act(application, cli))
-    {
+    let (format, label) = (cli.settings.log_format, cli.command.label());
+    // A role alone has a log of its own; a machine that reads many of these is told nevertheless.
+    let is_one_of_many = is_supervised() || cli.command.role().is_none() || format == Format::Json;
+    let shown = label.filter(|_| is_one_of_many);
+    if let Err(error) = telemetry::init(&cli.settings.log_level, format, shown) {
+        eprintln!("error: {error}");
+        return ExitCode::from(USAGE);
+    }
+    match act(application, cli, &matches) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(if is_usage(&error) { USAGE } else { 1 })
+            // Where lines are read by machines or are those of several processes, this is one of them.
+            let is_a_line = label.is_some() && (format == Format::Json || is_supervised());
+            match is_a_line && enabled!(Level::ERROR) {
+                true => error!("{error:#}"),
+                false => eprintln!("error: {error:#}"),
+            }
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(SuperviseError::AtOnce) => HARD_STOP as u8,
+        _ if is_usage(error) => USAGE,
+        _ => 1,
     }
 }
 
@@ -62,7 +94,14 @@ fn is_usage(error: &anyhow::Error) -> bool {
     // An application may have told its own error around it.
     error.chain().any(|cause| cause.is::<SettingsError>())
         || matches!(error.downcast_ref(), Some(WorkerError::NoQueues | WorkerError::Settings(_)))
-        || matches!(error.downcast_ref(), Some(SuperviseError::Settings { .. }))
+        || matches!(
+            error.downcast_ref(),
+            Some(SuperviseError::Settings(_) | SuperviseError::Refused { .. })
+        )
+        // The program itself is wrong: starting it again would not mend that either.
+        || error.chain().any(|cause| {
+            cause.is::<RegistryError>() || cause.is::<TimetableError>() || cause.is::<ScheduleError>()
+        })
         || matches!(error.downcast_ref(), Some(BrokerError::Unsuitable(_)))
         || error.downcast_ref::<DevError>().is_some_and(DevError::is_usage)
 }
@@ -70,10 +109,16 @@ fn is_usage(error: &anyhow::Error) -> bool {
 fn act<S: Clone + Send + Sync + 'static>(
     application: Application<S>,
     cli: cli::Cli,
+    matches: &ArgMatches,
 ) -> anyhow::Result<()> {
     let settings = cli.settings;
+    if cli.command.label().is_some() && !is_supervised() {
+        for unknown in settings::unknown::unknown(&Env::of_process(), application.settings) {
+            warn!("{unknown}");
+        }
+    }
     if let Some(role) = cli.command.role() {
-        let runtime = runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = role.runtime().enable_all().build()?;
         let ended = runtime.block_on(roles::run(role, &application, &settings));
         // Not waiting for threads that a task blocks: what it held has been given to others.
         runtime.shutdown_background();
@@ -101,37 +146,67 @@ fn act<S: Clone + Send + Sync + 'static>(
                 Ok(())
             }
             Command::Terminal(verb) => terminal::run(verb, &application, &settings).await,
+            Command::Config(args) => {
+                let env = Env::of_process();
+                let all = config::effective(matches, &settings, &env, application.settings);
+                Ok(print(&match args.json {
+                    true => serde_json::to_string_pretty(&all)? + "\n",
+                    false => config::table(&all),
+                })?)
+            }
             Command::Api | Command::Worker | Command::Beat => Ok(()),
         }
     })
 }
 
-async fn up<S>(application: &Application<S>, settings: &Settings) -> anyhow::Result<()> {
+/// Prints what may be long: whoever reads it may have seen enough before its end.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
+    }
+}
+
+async fn up<S: Clone + Send + Sync + 'static>(
+    application: &Application<S>,
+    settings: &Settings,
+) -> anyhow::Result<()> {
+    check(application, settings)?;
+    prepare_and_supervise(application, settings, &Asked::by_signals()?).await
+}
+
+/// What can be known to be wrong before anything is started.
+fn check<S: Clone + Send + Sync + 'static>(
+    application: &Application<S>,
+    settings: &Settings,
+) -> anyhow::Result<()> {
     settings.check_all(application.name, !application.migrations.is_empty())?;
-    let shutdown = CancellationToken::new();
-    tokio::spawn(roles::on_signal(shutdown.clone())?);
-    prepare_and_supervise(application, settings, shutdown).await
+    roles::registry(application)?;
+    roles::timetable(application)?;
+    Ok(())
 }
 
 /// Redis reachable → tables → roles.
 async fn prepare_and_supervise<S>(
     application: &Application<S>,
     settings: &Settings,
-    shutdown: CancellationToken,
+    asked: &Asked,
 ) -> anyhow::Result<()> {
-    let client = Client::open(&settings.broker()?, "supervisor")?;
+    let broker = settings.broker()?;
     let ready = async {
+        // Its connection ends with it: from then on the roles have theirs.
+        let client = Client::open(&broker, "supervisor")?;
         roles::trusted(&client, settings).await?;
         if !application.migrations.is_empty() {
             migrate_when_there(application, settings).await?;
         }
         anyhow::Ok(())
     };
-    match shutdown.run_until_cancelled(ready).await {
+    match asked.stop.run_until_cancelled(ready).await {
         Some(prepared) => prepared?,
         None => return Ok(()),
     }
-    supervise(settings, client, shutdown).await?;
+    supervise(settings, asked).await?;
     info!("everything has ended");
     Ok(())
 }
@@ -147,10 +222,9 @@ async fn migrate_when_there<S>(
                 return Ok(());
             }
             Err(error) if is_away(&error) => {
-                warn!(
-                    error = format!("{error:#}"),
-                    "waiting for postgres; trying again in {START_RETRY:?}"
-                );
+                let said = format!("{error:#}");
+                let hint = if said.contains(OF_A_POOLER) { LOGIN_HINT } else { "" };
+                warn!(error = said, "waiting for postgres{hint}; trying again in {START_RETRY:?}");
                 sleep(START_RETRY).await;
             }
             Err(error) => return Err(error.context("the tables cannot be brought up to date")),
@@ -165,7 +239,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 }
 
 /// As `up`, with private services; prints where all of it is.
-async fn dev<S>(
+async fn dev<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     mut settings: Settings,
     args: &DevArgs,
@@ -178,9 +252,9 @@ async fn dev<S>(
         redis: settings.redis_url.is_none(),
         postgres: settings.database.database_url.is_none() && !application.migrations.is_empty(),
     };
-    let shutdown = CancellationToken::new();
-    tokio::spawn(roles::on_signal(shutdown.clone())?);
-    let Some(started) = shutdown.run_until_cancelled(Services::start(&folder, wants)).await else {
+    let asked = Asked::by_signals()?;
+    let Some(started) = asked.stop.run_until_cancelled(Services::start(&folder, wants)).await
+    else {
         return Ok(());
     };
     let mut services = started?;
@@ -207,14 +281,14 @@ async fn dev<S>(
     let lost = std::cell::OnceCell::new();
     let ended = {
         let roles = async {
-            settings.check_all(application.name, !application.migrations.is_empty())?;
-            prepare_and_supervise(application, &settings, shutdown.clone()).await
+            check(application, &settings)?;
+            prepare_and_supervise(application, &settings, &asked).await
         };
         let told = async {
             tell_where(&settings, &private).await?;
             std::future::pending().await
         };
-        let stopping = shutdown.clone();
+        let stopping = asked.stop.clone();
         let failed = async {
             let sentence = services.failed().await;
             error!("{sentence}; stopping");
@@ -269,4 +343,31 @@ async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> 
     }
     println!("TOKEN={token}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_restart_mends_ends_with_2_and_what_one_may_mend_with_1() {
+        let pattern = umbel_beat::cron("never").unwrap_err();
+        let twice = TimetableError::Twice { entry: "nightly".to_owned() };
+        for error in [
+            anyhow::Error::from(SettingsError::new("PORT")).context("the application cannot start"),
+            anyhow::Error::from(twice).context("the timetable of this application cannot be made"),
+            anyhow::Error::from(pattern),
+            anyhow::Error::from(SuperviseError::Refused { role: "worker" }),
+            anyhow::Error::from(WorkerError::NoQueues),
+        ] {
+            assert_eq!(exit_code(&error), 2, "{error:#}");
+        }
+        for (error, code) in [
+            (anyhow::anyhow!("no more files"), 1),
+            (SuperviseError::NeverReady { role: "worker", deaths: 10 }.into(), 1),
+            (SuperviseError::AtOnce.into(), 143),
+        ] {
+            assert_eq!(exit_code(&error), code, "{error:#}");
+        }
+    }
 }

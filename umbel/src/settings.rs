@@ -1,8 +1,12 @@
 //! Settings from flags and environment, checked together.
 
 pub(crate) mod database;
+#[cfg(test)]
+mod documented;
 mod limits;
+mod listed;
 mod trust;
+pub(crate) mod unknown;
 
 use std::{
     convert::Infallible,
@@ -19,8 +23,10 @@ use umbel_worker::WorkerSettings;
 use url::Url;
 use uuid::Uuid;
 
+pub use self::listed::Setting;
+pub(crate) use self::listed::{OTHERS, names};
 use self::{database::DatabaseArgs, limits::LimitSettings};
-use crate::{env::milliseconds, roles::Role, telemetry::Format};
+use crate::{env::milliseconds, quota, roles::Role, telemetry::Format};
 
 /// A setting that is missing or wrong; the sentence names it. The process ends with 2, and its
 /// supervisor with it: starting again would not mend it.
@@ -91,9 +97,10 @@ pub(crate) struct Settings {
     #[arg(short = 'Q', long, env = "QUEUES", global = true, value_delimiter = ',')]
     pub queues: Vec<QueueName>,
 
-    /// How many tasks a worker runs at once
-    #[arg(short, long, env = "CONCURRENCY", global = true, default_value_t = 8)]
-    pub concurrency: usize,
+    /// How many tasks a worker runs at once; without it by the processors and the connections to the
+    /// database that it may use
+    #[arg(short, long, env = "CONCURRENCY", global = true)]
+    pub concurrency: Option<usize>,
 
     /// How long a worker may be silent before the others take its tasks
     #[arg(long, env = "LEASE", global = true, default_value = "15s", value_parser = crate::env::duration)]
@@ -110,6 +117,14 @@ pub(crate) struct Settings {
     /// How long running tasks may go on after a stop was asked for
     #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
     pub grace: Duration,
+
+    /// How long the API goes on answering, as not ready, after a stop was asked for
+    #[arg(long, env = "UNREADY_FOR", global = true, default_value = "0s", value_parser = crate::env::duration)]
+    pub unready_for: Duration,
+
+    /// After how many deaths in a row before it was ready once a role of `up` is given up, and all with it
+    #[arg(long, env = "RESTART_LIMIT", global = true, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub restart_limit: u32,
 
     /// How long tasks may block every thread of a worker before its process is ended
     #[arg(long, env = "HANG_LIMIT", global = true, default_value = "5m", value_parser = crate::env::duration)]
@@ -172,6 +187,13 @@ impl Settings {
         };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         self.metrics_addr()?;
+        if self.unready_for > self.grace {
+            return Err(SettingsError(format!(
+                "UNREADY_FOR ({:?}) must not be longer than GRACE ({:?}): all that ends shares that \
+                 time",
+                self.unready_for, self.grace
+            )));
+        }
         Ok(settings)
     }
 
@@ -204,7 +226,7 @@ impl Settings {
             .unwrap_or_else(|| "host".to_owned());
         let settings = WorkerSettings {
             queues: self.queues.clone(),
-            concurrency: self.concurrency,
+            concurrency: self.concurrency(),
             lease: self.lease,
             grace: self.grace,
             hang_limit: self.hang_limit,
@@ -216,6 +238,12 @@ impl Settings {
         Ok(settings)
     }
 
+    /// How many tasks a worker of this process runs at once.
+    pub fn concurrency(&self) -> usize {
+        let by_budget = || quota::concurrency(quota::cpus(), self.database.most());
+        self.concurrency.unwrap_or_else(by_budget)
+    }
+
     /// What `up` needs, together: one wrong setting stops all roles before one has started.
     pub fn check_all(&self, name: &str, has_tables: bool) -> Result<(), SettingsError> {
         self.broker()?;
@@ -223,6 +251,7 @@ impl Settings {
             return Err(SettingsError(NO_DATABASE.to_owned()));
         }
         self.database.store_direct()?;
+        self.database.check_shared()?;
         self.api(name)?;
         self.worker()?;
         Ok(())
@@ -246,15 +275,17 @@ impl Settings {
             ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.map(|scopes| scopes.to_string())),
             ("METRICS_PORT", self.limits.metrics_port.map(|port| port.to_string())),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
+            ("CONCURRENCY", self.concurrency.map(|count| count.to_string())),
         ];
         let fixed = [
             ("HOST", self.host.clone()),
             ("LOG_LEVEL", self.log_level.clone()),
             ("LOG_FORMAT", self.log_format.as_str().to_owned()),
             ("PORT", self.port.to_string()),
-            ("CONCURRENCY", self.concurrency.to_string()),
             ("LEASE", milliseconds(self.lease)),
             ("GRACE", milliseconds(self.grace)),
+            ("UNREADY_FOR", milliseconds(self.unready_for)),
+            ("RESTART_LIMIT", self.restart_limit.to_string()),
             ("HANG_LIMIT", milliseconds(self.hang_limit)),
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", milliseconds(self.park_limit)),
@@ -316,6 +347,11 @@ mod tests {
             (vec![redis, jwt, "--database-url=mysql://:s3cret@h/d"], "DATABASE_URL"),
             (vec![redis, jwt, "--concurrency=0"], "CONCURRENCY"),
             (vec![redis, jwt, "--lease=1s"], "LEASE"),
+            (vec![redis, jwt, "--unready-for=26s"], "UNREADY_FOR"),
+            (
+                vec![redis, jwt, "--database-url=postgres://h/d", "--database-max-connections=1"],
+                "DATABASE_MAX_CONNECTIONS",
+            ),
             (vec!["--redis-url=redis://:s3cret@h:port", jwt], "REDIS_URL"),
             (vec![redis, jwt, "--jwks-url=http://id.example/keys"], "JWT_ISSUER"),
             (vec![redis, jwt, "--body-limit=1"], "BODY_LIMIT"),

@@ -1,204 +1,136 @@
-//! The supervising process: one child a role, started again with backoff, all ended together.
+//! The supervising process: one child a role, each kept running for itself, all ended in order.
 
-use std::{
-    env, io,
-    process::{ExitStatus, Stdio},
-    time::{Duration, Instant},
-};
+use std::{io, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::{
-    process::{Child, Command},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{error, info, warn};
-use umbel_broker::{Client, liveness::Cause};
+use tracing::{info, warn};
 
 use crate::{
-    USAGE,
-    death::{self, describe},
-    roles::{Role, SUPERVISED},
-    settings::{BOOT_ID, Settings, boot_id},
+    keeper::{Deaths, Keeper},
+    reap::Reaper,
+    roles::Role,
+    settings::{Settings, SettingsError},
+    signals::Asked,
 };
 
-/// The wait before a role that died is started again: at once is a storm, for long an outage. A task
-/// that kills its worker is found after three deaths, and the others should not wait long for it.
-const RESTART_FIRST: Duration = Duration::from_millis(500);
-const RESTART_LONGEST: Duration = Duration::from_secs(5);
+/// The roles in the order of their end: what brings work before what does it. What the API still
+/// enqueues waits in Redis.
+const ORDER: [Role; 3] = [Role::Api, Role::Beat, Role::Worker];
 
-/// A role that ran this long was well; its next death counts as the first.
-const WELL_AFTER: Duration = Duration::from_secs(60);
-
-/// Beyond the grace time of a worker's tasks: what it needs to give back and say farewell.
-const STOP_MARGIN: Duration = Duration::from_secs(15);
+/// How long the next one waits for one that is asked to end: all of them share one grace time, and a
+/// request may last as long as that.
+const STEP_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long the last word of dead workers may take when all is to end; the lease does without it.
 const WORD_LIMIT: Duration = Duration::from_secs(5);
 
-/// Why the supervisor ended before it was asked to.
+/// The same where all is to end at once.
+const LAST_WORD_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why the supervisor ended before it was asked to, or otherwise than in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SuperviseError {
-    #[error("{role} refuses its settings; its message stands above")]
-    Settings { role: &'static str },
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{role} cannot run as it is set up; its message stands above")]
+    Refused { role: &'static str },
+    #[error(
+        "{role} died {deaths} times in a row before it was ready: giving up, so that all can be \
+         started anew; why stands above"
+    )]
+    NeverReady { role: &'static str, deaths: u32 },
     #[error("{role} cannot be started")]
     Spawn {
         role: &'static str,
         #[source]
         source: io::Error,
     },
+    #[error("orphans cannot be looked after")]
+    Reaper(#[source] io::Error),
     #[error("the keeper of a role has ended by a panic: a defect here")]
     Panicked(#[source] tokio::task::JoinError),
+    #[error("a second signal ended all at once; what ran is run again by others")]
+    AtOnce,
 }
 
-/// Keeps the three roles running until `shutdown`, then asks all of them to end at once: they
-/// share one grace time of the platform, and what the API still enqueues waits in Redis.
-pub(crate) async fn supervise(
-    settings: &Settings,
-    client: Client,
-    shutdown: CancellationToken,
-) -> Result<(), SuperviseError> {
-    let stop = shutdown.child_token();
-    let words = TaskTracker::new();
-    let mut keepers = JoinSet::new();
-    for role in [Role::Api, Role::Beat, Role::Worker] {
-        let (settings, client, words) = (settings.clone(), client.clone(), words.clone());
-        let keeper = Keeper { role, settings, client, words, deaths: 0 };
-        keepers.spawn(keeper.run(stop.clone()));
+/// Keeps the three roles running until they are asked to stop, then ends them in order.
+pub(crate) async fn supervise(settings: &Settings, asked: &Asked) -> Result<(), SuperviseError> {
+    let reaper = tokio::spawn(Reaper::new().map_err(SuperviseError::Reaper)?.run());
+    let mut crew = Crew::start(settings, asked)?;
+    tokio::select! {
+        () = asked.stop.cancelled() => {}
+        // A keeper ends unasked only where its role can never run.
+        _ = crew.next() => {}
     }
-    let mut result = Ok(());
-    while let Some(ended) = keepers.join_next().await {
-        // A keeper ends only when it was asked to, or when its role can never run.
-        stop.cancel();
-        result = result.and(ended.unwrap_or_else(|panic| Err(SuperviseError::Panicked(panic))));
-    }
-    words.close();
-    if timeout(WORD_LIMIT, words.wait()).await.is_err() {
+    crew.end().await;
+    let limit = if asked.at_once.is_cancelled() { LAST_WORD_LIMIT } else { WORD_LIMIT };
+    crew.words.close();
+    if timeout(limit, crew.words.wait()).await.is_err() {
         warn!("redis was not told of all dead workers; their tasks run again after a lease");
     }
-    result
+    reaper.abort();
+    match asked.at_once.is_cancelled() {
+        true => Err(SuperviseError::AtOnce),
+        false => crew.result,
+    }
 }
 
-/// Keeps one role running.
-struct Keeper {
-    role: Role,
-    settings: Settings,
-    client: Client,
+/// The keepers of all roles.
+struct Crew {
+    keepers: JoinSet<(Role, Result<(), SuperviseError>)>,
+    stops: Vec<(Role, CancellationToken)>,
+    ended: Vec<Role>,
     /// What is still to be told of deaths.
     words: TaskTracker,
-    deaths: u32,
+    /// The first that went wrong.
+    result: Result<(), SuperviseError>,
 }
 
-impl Keeper {
-    async fn run(mut self, stop: CancellationToken) -> Result<(), SuperviseError> {
-        let role = self.role.as_str();
-        while !stop.is_cancelled() {
-            let (started, boot, oom_kills) = (Instant::now(), boot_id(), death::oom_kills());
-            let mut child =
-                self.spawn(&boot).map_err(|source| SuperviseError::Spawn { role, source })?;
-            // Held, because `wait` would close it: to the child its end is the end of this process.
-            let _lifeline = child.stdin.take();
-            info!(role, pid = child.id(), boot, "started");
-            let asked = stop.run_until_cancelled(child.wait()).await;
-            let is_over = asked.is_none();
-            let ended = match asked {
-                Some(ended) => ended,
-                None => self.end(child).await,
+impl Crew {
+    fn start(settings: &Settings, asked: &Asked) -> Result<Self, SuperviseError> {
+        let (broker, words) = (settings.broker()?, TaskTracker::new());
+        let (mut keepers, mut stops) = (JoinSet::new(), Vec::new());
+        for role in ORDER {
+            let keeper = Keeper {
+                role,
+                settings: settings.clone(),
+                broker: broker.clone(),
+                words: words.clone(),
+                at_once: asked.at_once.clone(),
+                deaths: Deaths::new(settings.restart_limit),
             };
-            let cause = match ended {
-                Ok(status) if status.code() == Some(USAGE.into()) => {
-                    return Err(SuperviseError::Settings { role });
-                }
-                Ok(status) => death::cause(status, death::oom_kills() > oom_kills),
-                Err(error) => {
-                    error!(role, %error, "is gone");
-                    Cause::Crashed("unseen".to_owned())
-                }
-            };
-            if !is_over {
-                error!(role, %cause, "died");
-            }
-            // Only now that the process is no more: nobody beats and settles under its ids.
-            if matches!(self.role, Role::Worker) {
-                self.words.spawn(death::tell(self.client.clone(), boot, cause.clone()));
-            }
-            if is_over {
-                return Ok(());
-            }
-            let pause = self.pause(&cause, started.elapsed());
-            warn!(role, "starting again in {pause:?}");
-            stop.run_until_cancelled(sleep(pause)).await;
+            let stop = asked.at_once.child_token();
+            stops.push((role, stop.clone()));
+            keepers.spawn(async move { (role, keeper.run(stop).await) });
         }
-        Ok(())
+        Ok(Self { keepers, stops, ended: Vec::new(), words, result: Ok(()) })
     }
 
-    /// What was ended from outside was well; what keeps dying by itself is started less and less
-    /// often.
-    fn pause(&mut self, cause: &Cause, lived: Duration) -> Duration {
-        match cause {
-            Cause::Killed(_) => RESTART_FIRST,
-            _ => {
-                self.deaths = if lived >= WELL_AFTER { 1 } else { self.deaths + 1 };
-                backoff(self.deaths)
+    /// Waits for the end of a keeper; `None` when all have ended.
+    async fn next(&mut self) -> Option<()> {
+        let result = match self.keepers.join_next().await? {
+            Ok((role, result)) => {
+                self.ended.push(role);
+                result
             }
-        }
+            Err(panic) => Err(SuperviseError::Panicked(panic)),
+        };
+        let before = std::mem::replace(&mut self.result, Ok(()));
+        self.result = before.and(result);
+        Some(())
     }
 
-    fn spawn(&self, boot: &str) -> io::Result<Child> {
-        Command::new(env::current_exe()?)
-            .arg(self.role.as_str())
-            .envs(self.settings.as_env(self.role))
-            .env(BOOT_ID, boot)
-            .env(SUPERVISED, "1")
-            // Ends when this process does, SIGKILL included.
-            .stdin(Stdio::piped())
-            // Standard output is the supervisor's: its lines are read by scripts.
-            .stdout(Stdio::null())
-            // A Ctrl-C of the terminal goes to the supervisor alone: a second signal would cut a drain short.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-    }
-
-    /// Asks the child to end, and ends it.
-    async fn end(&self, mut child: Child) -> io::Result<ExitStatus> {
-        let role = self.role.as_str();
-        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok())
-            && let Err(error) = kill(Pid::from_raw(pid), Signal::SIGTERM)
-        {
-            warn!(role, %error, "cannot be asked to end");
+    /// Asks one role after the other to end, and waits for all.
+    async fn end(&mut self) {
+        for (role, stop) in self.stops.clone() {
+            info!(role = role.as_str(), "is asked to end");
+            stop.cancel();
+            let gone =
+                async { while !self.ended.contains(&role) && self.next().await.is_some() {} };
+            // One that takes longer ends beside those that come after it.
+            let _ = timeout(STEP_LIMIT, gone).await;
         }
-        let limit = self.settings.grace + STOP_MARGIN;
-        if let Ok(ended) = timeout(limit, child.wait()).await {
-            match &ended {
-                Ok(status) if status.success() => info!(role, "ended"),
-                Ok(status) => warn!(role, cause = describe(*status), "ended badly"),
-                Err(error) => warn!(role, %error, "is gone"),
-            }
-            return ended;
-        }
-        error!(role, "did not end within {limit:?} and is killed");
-        child.start_kill()?;
-        child.wait().await
-    }
-}
-
-fn backoff(deaths: u32) -> Duration {
-    let doublings = deaths.saturating_sub(1).min(16);
-    RESTART_FIRST.saturating_mul(1 << doublings).min(RESTART_LONGEST)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_role_that_keeps_dying_is_started_less_and_less_often() {
-        let pauses: Vec<u128> = [1, 2, 3, 4, 5, u32::MAX].map(|n| backoff(n).as_millis()).to_vec();
-        assert_eq!(pauses, [500, 1_000, 2_000, 4_000, 5_000, 5_000]);
+        while self.next().await.is_some() {}
     }
 }

@@ -1,9 +1,14 @@
 //! Logs: one line an event, on standard error.
 
-use std::io::IsTerminal;
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::IsTerminal,
+    panic::{self, PanicHookInfo},
+    thread,
+};
 
 use clap::ValueEnum;
-use tracing::Level;
+use tracing::{Level, error};
 use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, prelude::*};
 
 use crate::{one_line::OneLine, settings::SettingsError};
@@ -29,14 +34,19 @@ impl Format {
 /// writes down all heads of requests and answers, with the keys that are in them.
 const MUTED: &str = "h2";
 
-/// Starts logging. `RUST_LOG` goes before `level`.
-pub(crate) fn init(level: &str, format: Format) -> Result<(), SettingsError> {
+/// Starts logging. `RUST_LOG` goes before `level`; `role` stands in each line.
+pub(crate) fn init(
+    level: &str,
+    format: Format,
+    role: Option<&'static str>,
+) -> Result<(), SettingsError> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| level.to_owned());
     let filter = EnvFilter::try_new(&directives)
         .map_err(|error| SettingsError(format!("LOG_LEVEL or RUST_LOG: {error}")))?;
     // JSON is for machines, which a terminal is not.
     let colours = format == Format::Text && std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(OneLine { colours }).with_ansi(colours);
+    let writer = OneLine { colours, json: format == Format::Json, role };
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let logs = tracing_subscriber::registry()
         .with(filter_fn(|event| !is_muted(event.target(), *event.level())))
         .with(filter);
@@ -44,7 +54,22 @@ pub(crate) fn init(level: &str, format: Format) -> Result<(), SettingsError> {
         Format::Text => logs.with(lines).init(),
         Format::Json => logs.with(lines.json().flatten_event(true)).init(),
     }
+    panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// A panic is an event as any other: one line, with its role. As text of its own it would be several,
+/// of nobody, among those of other processes.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let thread = thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let said = panic.payload_as_str().unwrap_or("no words");
+    let trace = Backtrace::capture();
+    match trace.status() {
+        BacktraceStatus::Captured => error!(place, thread, %trace, "panicked: {said}"),
+        _ => error!(place, thread, "panicked: {said}"),
+    }
 }
 
 fn is_muted(target: &str, level: Level) -> bool {

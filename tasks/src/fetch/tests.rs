@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     io::Write,
     net::SocketAddr,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use axum::{
@@ -158,10 +161,11 @@ async fn a_redirect_in_circles_or_to_nowhere_ends() {
 }
 
 /// A server that must not be reached.
-async fn forbidden() -> (SocketAddr, &'static AtomicUsize) {
-    let visits: &'static AtomicUsize = Box::leak(Box::default());
+async fn forbidden() -> (SocketAddr, Arc<AtomicUsize>) {
+    let visits = Arc::new(AtomicUsize::new(0));
+    let seen = visits.clone();
     let visit = move || async move {
-        visits.fetch_add(1, Ordering::SeqCst);
+        seen.fetch_add(1, Ordering::SeqCst);
         Html("<title>secret</title>")
     };
     (serve(Router::new().fallback(visit)).await, visits)

@@ -1,14 +1,14 @@
 //! The application whose processes are harmed: one task, which does as its arguments say and
 //! writes down what it did.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, process::Command, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, time::sleep};
 use umbel::{
     Application, Context, Db, Env, Handler, LimitRules, Migration, Registry, RegistryError,
-    RetryPolicy, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
+    RetryPolicy, Setting, Setup, StoreError, Task, TaskError, TaskOptions, TaskResult,
 };
 use uuid::Uuid;
 
@@ -23,6 +23,14 @@ pub const ONE_PLACE: LimitRules = LimitRules::new().at_once(1).lease(Duration::f
 
 /// Names the file that runs are written to; without it they are written nowhere.
 pub const HISTORY: &str = "UMBEL_PROBE_HISTORY";
+
+/// Set: the task is registered twice, a defect that no restart mends.
+pub const TWICE: &str = "UMBEL_PROBE_TWICE";
+
+const SETTINGS: &[Setting] = &[
+    Setting::new(HISTORY, "what the runs are written to", "file"),
+    Setting::new(TWICE, "registers the task twice", "anything"),
+];
 
 const MIGRATIONS: &[Migration] = &[Migration {
     version: 1,
@@ -56,6 +64,12 @@ pub enum Act {
     AbortAfterEffect,
     /// Takes the one place of [`PLACE`] for so many milliseconds.
     Permit(u64),
+    /// Panics.
+    Panic,
+    /// Takes memory, MiB after MiB, until it has so many.
+    Hog(usize),
+    /// Starts a program whose parent ends at once, so many times; each goes on for a moment.
+    Orphans(u32),
 }
 
 impl Act {
@@ -70,6 +84,9 @@ impl Act {
             Self::Abort => "abort",
             Self::AbortAfterEffect => "abort-after-effect",
             Self::Permit(_) => "permit",
+            Self::Panic => "panic",
+            Self::Hog(_) => "hog",
+            Self::Orphans(_) => "orphans",
         }
     }
 }
@@ -152,6 +169,20 @@ impl Trial {
             Act::Fail(_) => {}
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
+            Act::Panic => panic!("in two\nlines"),
+            Act::Hog(mib) => {
+                let mut held = Vec::new();
+                for _ in 0..*mib {
+                    held.push(vec![1_u8; 1 << 20]);
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            Act::Orphans(count) => {
+                for _ in 0..*count {
+                    let parent = Command::new("sh").args(["-c", "sleep 1 &"]).status()?;
+                    assert!(parent.success(), "{parent}");
+                }
+            }
             Act::Permit(ms) => {
                 let (name, key) = PLACE;
                 let _permit = ctx.limit(name, key, &ONE_PLACE).await?;
@@ -193,7 +224,7 @@ async fn effect(db: &Db, ctx: &Context<Desk>, is_first: &mut bool) -> Result<Uui
 
 /// The application; with tables where a database is given.
 pub fn application() -> Application<Desk> {
-    let probe = Application::new("probe").state(Desk::open).registry(registry);
+    let probe = Application::new("probe").state(Desk::open).registry(registry).settings(SETTINGS);
     match Env::of_process().get("DATABASE_URL") {
         Some(_) => probe.migrations(MIGRATIONS),
         None => probe,
@@ -201,5 +232,9 @@ pub fn application() -> Application<Desk> {
 }
 
 fn registry() -> Result<Registry<Desk>, RegistryError> {
-    Registry::builder().register::<Trial>().build()
+    let registry = Registry::builder().register::<Trial>();
+    match Env::of_process().get(TWICE) {
+        Some(_) => registry.register::<Trial>().build(),
+        None => registry.build(),
+    }
 }

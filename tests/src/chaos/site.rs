@@ -40,6 +40,11 @@ impl Site {
 
     /// Starts the probe in a role, with settings of its own.
     pub fn launch(&self, role: &str, env: &[(&str, &str)]) -> Process {
+        self.plan(role, env).start()
+    }
+
+    /// What [`launch`](Self::launch) starts.
+    pub fn plan(&self, role: &str, env: &[(&str, &str)]) -> Launch {
         let mut launch = Launch::new("umbel-probe", &[role])
             .env("REDIS_URL", self.redis.url_as("worker"))
             .env("PORT", 0)
@@ -49,7 +54,7 @@ impl Site {
         for (name, value) in env {
             launch = launch.env(name, value);
         }
-        launch.start()
+        launch
     }
 
     /// What the tasks have said so far.

@@ -134,7 +134,7 @@ fn bodies() -> Vec<(&'static str, String)> {
         let count = (most - start.len() - end.len()) / part.len();
         format!("{start}{}{end}", part.repeat(count))
     };
-    let mut keys = String::from(r#"{"args": {"name": "x""#);
+    let mut keys = String::from(r#"{"args": {"other": "x""#);
     for key in 0.. {
         if keys.len() > most - 32 {
             break;

@@ -161,13 +161,16 @@ async fn three_workers_and_fifty_hosts_never_exceed_number_and_rate_at_any_host(
     .await;
     for (number, host) in &*hosts.0.lock().unwrap() {
         if number.is_multiple_of(2) {
-            assert_eq!(host.most, AT_ONCE, "at once at host {number}");
+            assert!(host.most <= AT_ONCE, "{} at once at host {number}", host.most);
         } else {
             host.assert_apart(APART);
         }
         // To wait burns no attempt: there is only one.
         assert!(host.visits.iter().all(|seen| seen.attempt == 1));
     }
+    // Not at each: how the visits of one host fall apart is left to chance.
+    let most = hosts.0.lock().unwrap().values().map(|host| host.most).max();
+    assert_eq!(most, Some(AT_ONCE), "the number was never reached");
     stop.cancel();
     for worker in workers {
         worker.await.unwrap().unwrap();

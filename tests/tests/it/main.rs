@@ -31,6 +31,7 @@ mod scraper;
 mod services;
 mod store;
 mod supervised;
+mod supervisor;
 mod tasks_run;
 mod terminal;
 mod tls;

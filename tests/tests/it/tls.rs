@@ -22,9 +22,13 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
+        Self::named(&format!("a CA of tests, {}", uuid::Uuid::new_v4().simple()))
+    }
+
+    fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "a CA of tests");
+        params.distinguished_name.push(DnType::CommonName, name);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let folder = env::temp_dir().join(format!("umbel-ca-{}", uuid::Uuid::new_v4().simple()));
         fs::create_dir(&folder).unwrap();

@@ -1,5 +1,5 @@
 //! The binary as its users run it: real processes, a real Redis, Postgres behind a real PgBouncer,
-//! a real web site.
+//! a real web site. `scripts/test` runs these twice: under one supervisor, and split into services.
 
 mod dev;
 mod settings;
@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use umbel_tests::{
+    deployment::Deployment,
     eventually::{eventually, eventually_eq, within},
     pages::Pages,
     process::{Launch, Process, free_port, is_alive, send},
@@ -122,8 +123,8 @@ async fn a_worker_killed_in_mid_scrape_loses_no_page() {
     // Long enough for all that is looked at before the kill.
     let pages = Pages::start(&folder, Duration::from_millis(400)).await.unwrap();
     let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let umbel =
-        town.launch(&["up"]).env("SWEEP_EVERY", "1s").env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    let up = town.launch(&["up"]).env("SWEEP_EVERY", "1s").env("SCRAPE_ALLOW_PRIVATE", allowed);
+    let umbel = Deployment::start(&up);
     town.ready().await;
     let url = format!("{}index.html", pages.url());
     let posted =
@@ -194,7 +195,7 @@ async fn one_task_is_followed_from_curl_to_its_row() {
     let folder = site(1);
     let pages = Pages::start(&folder, Duration::from_millis(300)).await.unwrap();
     let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let umbel = town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    let umbel = Deployment::start(&town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed));
     town.ready().await;
     let url = format!("{}index.html", pages.url());
 
@@ -285,7 +286,7 @@ async fn postgres_away_fails_a_task_for_a_retry_and_loses_nothing() {
     let folder = site(1);
     let pages = Pages::start(&folder, Duration::ZERO).await.unwrap();
     let allowed = pages.url().trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let umbel = town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed).start();
+    let umbel = Deployment::start(&town.launch(&["up"]).env("SCRAPE_ALLOW_PRIVATE", allowed));
     town.ready().await;
     town.pooler.kill9();
     let body = json!({"args": {"url": format!("{}index.html", pages.url())}});
@@ -319,7 +320,7 @@ async fn postgres_away_fails_a_task_for_a_retry_and_loses_nothing() {
 async fn redis_away_at_start_is_waited_for_with_a_line_an_attempt() {
     let town = Town::start();
     town.redis.stop();
-    let umbel = town.launch(&["up"]).start();
+    let umbel = Deployment::start(&town.launch(&["up"]));
     eventually("two attempts are told", async || {
         (umbel.log().matches("waiting for redis").count() >= 2).then_some(())
     })
@@ -327,20 +328,6 @@ async fn redis_away_at_start_is_waited_for_with_a_line_an_attempt() {
     town.redis.restart();
     town.ready().await;
     assert_eq!(umbel.stop().await.code(), Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn roles_do_not_outlive_their_supervisor() {
-    let town = Town::start();
-    let umbel = town.launch(&["up"]).start();
-    town.ready().await;
-    let roles: Vec<u32> = eventually("three roles", async || {
-        ["api", "worker", "beat"].iter().map(|role| umbel.role(role)).collect::<Option<Vec<_>>>()
-    })
-    .await;
-    umbel.signal(Signal::SIGKILL);
-    eventually("all have ended", async || (!roles.iter().any(|pid| is_alive(*pid))).then_some(()))
-        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::reap;
+
 /// The folders in PATH that have all of these programs.
 pub(super) fn folders_with(names: &[&str]) -> impl Iterator<Item = PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -16,12 +18,11 @@ pub(super) fn folders_with(names: &[&str]) -> impl Iterator<Item = PathBuf> {
     folders.into_iter().filter(|folder| folder.is_absolute()).filter(has_all)
 }
 
-/// What a program prints; nothing where it cannot be run. How it ends does not matter: as process 1
-/// we may have been told of its end elsewhere.
+/// What a program prints; nothing where it cannot be run. How it ends does not matter.
 pub(super) fn output(command: &mut Command) -> String {
     let mut text = String::new();
-    let run = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    if let Ok(mut child) = run {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    if let Ok((mut child, _ours)) = reap::spawn(|| command.spawn(), |child| Some(child.id())) {
         if let Some(mut stdout) = child.stdout.take() {
             let _ = stdout.read_to_string(&mut text);
         }

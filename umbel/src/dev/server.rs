@@ -24,6 +24,7 @@ use super::{
     DevError,
     folder::{file, open_lock},
 };
+use crate::reap::{self, Ours};
 
 /// A server reads its data first, and repairs it after a crash; Postgres' own tools wait as long.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -133,8 +134,10 @@ impl Plan<'_> {
             log.set_len(0).map_err(file("write", &self.log))?;
             log_from = 0;
         }
-        let child = self.command(command, log).and_then(|mut command| command.spawn());
-        let child = child.map_err(|source| match source.kind() {
+        let child = self
+            .command(command, log)
+            .and_then(|mut command| reap::spawn(|| command.spawn(), |child| Some(child.id())));
+        let (child, ours) = child.map_err(|source| match source.kind() {
             ErrorKind::NotFound => DevError::Missing {
                 what: "`setpriv`".to_owned(),
                 advice: "apt-get install util-linux",
@@ -142,7 +145,7 @@ impl Plan<'_> {
             _ => DevError::Spawn { name: self.name, source },
         })?;
         let (name, orderly, forced) = (self.name, self.orderly, self.forced);
-        Ok(Server { name, child, log: self.log.clone(), log_from, orderly, forced })
+        Ok(Server { name, child, _ours: ours, log: self.log.clone(), log_from, orderly, forced })
     }
 
     fn command<A: AsRef<OsStr>>(&self, command: &[A], log: File) -> io::Result<Command> {
@@ -181,6 +184,7 @@ pub(super) struct Server {
     pub(super) name: &'static str,
     pub(super) log: PathBuf,
     child: Child,
+    _ours: Ours,
     log_from: u64,
     orderly: Signal,
     forced: Signal,
@@ -192,7 +196,7 @@ impl Server {
         match self.child.try_wait() {
             Ok(None) => None,
             Ok(Some(status)) => Some(status.to_string()),
-            // It is not our child any more: as process 1 we may have been told of all ends at once.
+            // It is not our child any more, though nobody else here asks for its end.
             Err(error) => Some(error.to_string()),
         }
     }

@@ -88,7 +88,11 @@ impl DatabaseArgs {
     /// For migrations: past the pooler where a way was named.
     pub fn store_direct(&self) -> Result<Option<StoreSettings>, SettingsError> {
         match given(&self.database_direct_url) {
-            Some(url) => self.at(url).map(Some),
+            Some(url) => {
+                // The other is wrong for all who come after: not to be found out only then.
+                self.store()?;
+                self.at(url).map(Some)
+            }
             None => self.store(),
         }
     }
@@ -106,12 +110,28 @@ impl DatabaseArgs {
         Ok(settings)
     }
 
-    fn connections(&self) -> (u32, u32) {
+    /// How many are kept open, and how many are opened at most.
+    pub fn connections(&self) -> (u32, u32) {
         let environment = self.environment.unwrap_or(Environment::Production);
         let (min, max) = environment.connections();
         let max = self.database_max_connections.unwrap_or(max);
         // A pool that was made small keeps what it can.
         (self.database_min_connections.unwrap_or_else(|| min.min(max)), max)
+    }
+
+    /// How many connections there are at most, where there is a database.
+    pub fn most(&self) -> Option<u32> {
+        given(&self.database_url).map(|_| self.connections().1)
+    }
+
+    /// API and worker of one container need one connection each.
+    pub fn check_shared(&self) -> Result<(), SettingsError> {
+        match self.most() {
+            Some(..2) => Err(SettingsError::new(
+                "DATABASE_MAX_CONNECTIONS must be at least 2 where API and worker share them",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// As environment, for the process of one role: of the connections it gets its part, one at

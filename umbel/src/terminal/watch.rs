@@ -48,7 +48,7 @@ impl Look {
                 page.letters.into_iter().map(|letter| Failure { queue: queue.clone(), letter }),
             );
         }
-        all.sort_by(|a, b| b.letter.letter.cmp(&a.letter.letter));
+        all.sort_by_key(|failure| std::cmp::Reverse(failure.letter.letter));
         Ok(Self {
             at,
             queues,

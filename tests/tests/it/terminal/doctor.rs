@@ -195,6 +195,13 @@ fn more_tasks_run_than_there_are_connections() {
 }
 
 #[test]
+fn a_setting_is_misspelt() {
+    let redis = redis(&[]);
+    let launch = well(&redis).env("UMBEL_CONCURENCY", 4);
+    names(&launch, "warning", "unknown-setting", &["UMBEL_CONCURENCY", "CONCURRENCY may be meant"]);
+}
+
+#[test]
 fn a_secret_is_too_short_and_is_not_repeated() {
     let redis = redis(&[]);
     let launch = well(&redis).env("JWT_SECRET", "s3cret");

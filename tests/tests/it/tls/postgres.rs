@@ -59,7 +59,8 @@ fn with_ca(mode: &str, ca: &Authority) -> String {
 
 #[tokio::test]
 async fn postgres_is_asked_by_tls_as_the_address_says() {
-    let (ca, stranger) = (Authority::new(), Authority::new());
+    let (ca, stranger) = (Authority::named("one CA"), Authority::new());
+    let namesake = Authority::named("one CA");
     let server = PostgresServer::start_with_tls(&ca.identity(HERE));
     let place = Place { port: server.port(), database: "postgres" };
     for (query, by_tls) in [
@@ -78,6 +79,7 @@ async fn postgres_is_asked_by_tls_as_the_address_says() {
         with_ca("require", &stranger),
         with_ca("verify-ca", &stranger),
         with_ca("verify-full", &stranger),
+        with_ca("verify-full", &namesake),
         "sslmode=verify-full".to_owned(),
     ] {
         let denial = place.is_refused(&query, &["not trusted", "sslrootcert"]).await;

@@ -104,11 +104,7 @@ async fn dev_ends_with_1_when_one_of_its_services_has_died() {
         let mut dev = data.launch().start();
         ready(&dev).await;
         let started = children(dev.pid());
-        let is_it = |pid: &&u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ").contains(in_its_command)
-        };
-        send(*started.iter().find(is_it).expect(service), Signal::SIGKILL);
+        send(server(&dev, in_its_command), Signal::SIGKILL);
         assert_eq!(dev.ended().await.code(), Some(1));
         let sentence = format!("error: {service} has ended by itself (signal: 9 (SIGKILL))");
         assert!(dev.log().contains(&sentence), "{sentence} in {}", dev.log());
@@ -129,4 +125,38 @@ async fn dev_refuses_an_address_where_somebody_else_listens() {
     let said = dev.log();
     assert!(said.contains(&format!("127.0.0.1:{port}")) && said.contains("PORT"), "{said}");
     assert_eq!(dev.printed(), "");
+}
+
+/// The private server of this name among the children of `dev`.
+fn server(dev: &Process, in_its_command: &str) -> u32 {
+    let is_it = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(in_its_command)
+    };
+    children(dev.pid()).into_iter().find(is_it).expect(in_its_command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_ends_its_services_last_and_leaves_none_when_it_is_killed() {
+    let data = Data::new();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut dev = data.launch().start();
+        ready(&dev).await;
+        let [redis, postgres] = ["redis.sock", "/postgres -D"].map(|word| server(&dev, word));
+        let roles = ["api", "beat", "worker"].map(|role| dev.role(role).unwrap());
+        dev.signal(signal);
+        eventually("its services end", async || {
+            (!is_alive(redis) || !is_alive(postgres)).then_some(())
+        })
+        .await;
+        if signal == Signal::SIGTERM {
+            assert!(!roles.into_iter().any(is_alive), "{}", dev.log());
+            assert_eq!(dev.ended().await.code(), Some(0));
+        }
+        eventually("nothing is left", async || {
+            (!roles.into_iter().chain([redis, postgres]).any(is_alive)).then_some(())
+        })
+        .await;
+        assert!(dev.has_ended().is_some());
+    }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::Finding;
-use crate::{Application, Env, settings::Settings};
+use crate::{
+    Application, Env,
+    settings::{Settings, unknown},
+};
 
 pub(super) fn examine<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
@@ -30,13 +33,16 @@ pub(super) fn examine<S: Clone + Send + Sync + 'static>(
         findings.push(Finding::problem("timetable", format!("{error:#}")));
     }
     if let Ok(Some(store)) = settings.database.store() {
-        findings.push(concurrency(settings.concurrency, store.max_connections));
+        findings.push(concurrency(settings.concurrency(), store.max_connections));
     }
     findings
 }
 
-fn unknown<S>(_application: &Application<S>) -> Vec<Finding> {
-    Vec::new()
+fn unknown<S>(application: &Application<S>) -> Vec<Finding> {
+    unknown::unknown(&Env::of_process(), application.settings)
+        .iter()
+        .map(|unknown| Finding::warning("unknown-setting", unknown.to_string()))
+        .collect()
 }
 
 fn grace(grace: Duration, limit: Duration, task: &str) -> Finding {
