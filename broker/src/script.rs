@@ -41,6 +41,7 @@ scripts! {
     progress: "#!lua", ["progress.lua"];
     declare: "#!lua flags=allow-oom", ["declare.lua"];
     bury_boot: "#!lua flags=allow-oom", ["bury_boot.lua"];
+    sign_off: "#!lua flags=allow-oom", ["sign_off.lua"];
     recover: "#!lua flags=allow-oom", ["entry.lua", "recover.lua"];
     consumers: "#!lua flags=allow-oom", ["entry.lua", "consumers.lua"];
     held: "#!lua flags=allow-oom", ["fence.lua", "entry.lua", "held.lua"];

@@ -75,11 +75,16 @@ impl Keeper {
                 Some(ended) => ended,
                 None => self.end(&mut process.child).await,
             };
+            let was_ready = process.lifeline.was_ready().unwrap_or_else(|error| {
+                warn!(role, %error, "it is not known whether it was ready");
+                true
+            });
             let cause = match ended {
-                Ok(status) if status.code() == Some(USAGE.into()) => {
+                // Of one that was ready it is the word of a task, and no setting is wrong.
+                Ok(status) if status.code() == Some(USAGE.into()) && !was_ready => {
                     return Err(SuperviseError::Refused { role });
                 }
-                Ok(status) => death::cause(status, death::oom_kills() > oom_kills),
+                Ok(status) => death::cause(status, death::oom_kills() > oom_kills, is_over),
                 Err(error) => {
                     error!(role, %error, "is gone");
                     Cause::Crashed("unseen".to_owned())
@@ -95,10 +100,6 @@ impl Keeper {
             if is_over {
                 return Ok(());
             }
-            let was_ready = process.lifeline.was_ready().unwrap_or_else(|error| {
-                warn!(role, %error, "it is not known whether it was ready");
-                true
-            });
             let is_charged = !matches!(cause, Cause::Killed(_));
             let pause = self.deaths.pause(is_charged, was_ready, started.elapsed());
             let Some(pause) = pause else {
