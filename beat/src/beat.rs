@@ -242,7 +242,7 @@ impl Beat {
             let claimed = self.client.claim_slot(name, slot, &entry.task).await?;
             // Ours or not, this slot needs no second try.
             *last = Some(slot);
-            if claimed && is_late(now) {
+            if claimed && stood_still(now) {
                 // Stopped in between, perhaps for a day: whether its key is still known is for the
                 // next step to judge, which finds it claimed.
                 warn!(entry = %name, "`{name}` was claimed long ago by now; it is taken up again");
@@ -296,7 +296,7 @@ async fn fire(
 
 /// Whether a step that began at `now` takes longer than one may, by the clock that goes on while a
 /// process or its machine stands still.
-fn is_late(now: DateTime<Utc>) -> bool {
+fn stood_still(now: DateTime<Utc>) -> bool {
     (Utc::now() - now).to_std().is_ok_and(|passed| passed > STEP_LIMIT)
 }
 

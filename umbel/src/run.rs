@@ -29,6 +29,7 @@ use crate::{
     signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
     telemetry::{self, Format},
+    terminal::{self, spinning},
     verbs,
 };
 
@@ -139,7 +140,8 @@ fn act<S: Clone + Send + Sync + 'static>(
             Command::Up => up(&application, &settings).await,
             Command::Dev(args) => dev(&application, settings, &args).await,
             Command::Migrate => {
-                let taken = verbs::migrate(&application, &settings).await?;
+                let migrating = verbs::migrate(&application, &settings);
+                let taken = spinning("migrating", migrating).await?;
                 println!("{taken} migrations applied");
                 Ok(())
             }
@@ -147,10 +149,7 @@ fn act<S: Clone + Send + Sync + 'static>(
                 println!("{}", health::ask(role, &application, &settings).await?);
                 Ok(())
             }
-            Command::Enqueue(args) => {
-                println!("{}", verbs::enqueue(&application, &settings, &args).await?);
-                Ok(())
-            }
+            Command::Enqueue(args) => verbs::enqueue(&application, &settings, &args).await,
             Command::Status { id } => {
                 println!("{}", verbs::status(&settings, &id).await?);
                 Ok(())
@@ -159,6 +158,7 @@ fn act<S: Clone + Send + Sync + 'static>(
                 println!("{}", verbs::token(&settings, &args)?);
                 Ok(())
             }
+            Command::Terminal(verb) => terminal::run(verb, &application, &settings).await,
             Command::Config(args) => {
                 let env = Env::of_process();
                 let all = config::effective(matches, &settings, &env, application.settings);

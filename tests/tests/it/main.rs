@@ -35,6 +35,7 @@ mod store;
 mod supervised;
 mod supervisor;
 mod tasks_run;
+mod terminal;
 mod tls;
 mod traces;
 mod trouble;
