@@ -169,7 +169,7 @@ impl State {
         if let Some(page) = self.pages.last() {
             // Of a task there is no more to be opened.
             let id = page.lines.get(page.selected)?.id.clone()?;
-            return (!page.title.contains(&id)).then_some(Command::OpenTask(id));
+            return (page.title != format!("task {id}")).then_some(Command::OpenTask(id));
         }
         match self.pane {
             Pane::Queues => self.queue().map(Command::OpenQueue),
