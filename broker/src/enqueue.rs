@@ -4,15 +4,17 @@ use std::{future::IntoFuture, marker::PhantomData, pin::Pin, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use tracing::{Instrument, info_span};
 use umbel_proto::{
     Body, CatalogEntry, Envelope, Priority, QueueName, Task, TaskId, TaskName, TaskOptions, codec,
+    trace,
 };
 use uuid::Uuid;
 
 use crate::{
     BrokerError, Client, TaskHandle,
     keys::{Shard, Stream},
-    script,
+    meters, script,
     settle::ttl_s,
 };
 
@@ -128,6 +130,7 @@ impl NewTask {
             tracked: self.call.tracked,
             expires_ms: self.call.expires.map(|at| at.from(now).timestamp_millis()),
             owner: self.call.owner.clone(),
+            trace: trace::current(),
         }
     }
 
@@ -251,6 +254,34 @@ impl Client {
         tasks: &[NewTask],
         now: DateTime<Utc>,
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
+        let span = info_span!(
+            target: trace::TARGET,
+            "enqueue",
+            otel.name = %format_args!("send {}", shard.queue()),
+            otel.kind = "producer",
+            messaging.system = "umbel",
+            messaging.operation.r#type = "send",
+            messaging.destination.name = shard.queue().as_str(),
+            messaging.batch.message_count = tasks.len(),
+            task.name = tasks.first().map(|new| new.task.as_str()),
+        );
+        async {
+            let answers = self.send_batch(shard, tasks, now).await;
+            if let Err(error) = &answers {
+                trace::failed(error.kind());
+            }
+            answers
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn send_batch(
+        &self,
+        shard: &Shard,
+        tasks: &[NewTask],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
         self.list_queue_once(shard).await?;
         let sealed: Vec<Sealed> =
             tasks.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
@@ -288,6 +319,9 @@ impl Client {
                     let id = known.unwrap_or(answer).parse().map_err(|_| {
                         BrokerError::Unexpected("enqueue answered no task id".to_owned())
                     })?;
+                    if known.is_none() {
+                        meters::enqueued(&task.envelope.task, shard.queue());
+                    }
                     Ok(Submitted { id, existing: known.is_some() })
                 }
             })

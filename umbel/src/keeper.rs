@@ -27,6 +27,7 @@ use crate::{
     roles::Role,
     settings::{BOOT_ID, Settings, boot_id},
     supervise::SuperviseError,
+    telemetry::{metrics::SOCKETS, names},
 };
 
 /// The wait before a role that died is started again: at once is a storm, for long an outage. A task
@@ -51,6 +52,8 @@ pub(crate) struct Keeper {
     /// Whether it is too late for an orderly end.
     pub at_once: CancellationToken,
     pub deaths: Deaths,
+    /// Where the roles tell their metrics.
+    pub sockets: String,
 }
 
 /// A role's process.
@@ -69,6 +72,7 @@ impl Keeper {
             let mut process =
                 self.spawn(&boot).map_err(|source| SuperviseError::Spawn { role, source })?;
             info!(role, pid = process.child.id(), boot, "started");
+            metrics::counter!(names::ROLE_STARTS, "child" => role).increment(1);
             let asked = stop.run_until_cancelled(process.child.wait()).await;
             let is_over = asked.is_none();
             let ended = match asked {
@@ -120,6 +124,7 @@ impl Keeper {
             .envs(self.settings.as_env(self.role))
             .env(BOOT_ID, boot)
             .env(SUPERVISED, "1")
+            .env(SOCKETS, &self.sockets)
             // Ends when this process does, SIGKILL included.
             .stdin(stdin)
             // Standard output is the supervisor's: its lines are read by scripts.

@@ -114,6 +114,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = Format::Text)]
     pub log_format: Format,
 
+    /// Whether metrics are counted
+    #[arg(long, env = "METRICS", global = true, default_value_t = true, action = clap::ArgAction::Set)]
+    pub metrics: bool,
+
     /// How long running tasks may go on after a stop was asked for
     #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
     pub grace: Duration,
@@ -292,6 +296,7 @@ impl Settings {
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", milliseconds(self.park_limit)),
             ("JWKS_MAX_AGE", milliseconds(self.jwks_max_age)),
+            ("METRICS", self.metrics.to_string()),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
