@@ -26,23 +26,31 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 CMD ["umbel", "health"]
 CMD ["umbel", "up"]
 
-# What decides which dependencies are built: manifests, and the roots of crates without their content.
-# All of one date, so that the next layer is built again only when one of them has changed.
-FROM ${BUILDER_IMAGE} AS manifests
-WORKDIR /src
-COPY . .
-RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock \
-        ! -name lib.rs ! -path '*/src/main.rs' ! -path '*/src/bin/*.rs' ! -path ./tests/tests/it/main.rs -delete \
-    && find . -name '*.rs' | while read -r crate; do echo '#![allow(dead_code)] fn main() {}' >"$crate"; done \
-    && find . -type d -empty -delete \
-    && find . -exec touch --date=@0 {} +
-
 FROM ${BUILDER_IMAGE} AS build
 # For jemalloc, which is C.
 RUN command -v make >/dev/null || { apt-get update && apt-get install -y --no-install-recommends make; }
 WORKDIR /src
-COPY --from=manifests /src .
-RUN cargo build --release --locked --package umbel-supervisor --features jemalloc
+# First the dependencies, for crates without content: a layer that is made anew only when a manifest is.
+COPY Cargo.toml Cargo.lock ./
+COPY proto/Cargo.toml proto/
+COPY broker/Cargo.toml broker/
+COPY store/Cargo.toml store/
+COPY worker/Cargo.toml worker/
+COPY beat/Cargo.toml beat/
+COPY api/Cargo.toml api/
+COPY umbel/Cargo.toml umbel/
+COPY tasks/Cargo.toml tasks/
+COPY supervisor/Cargo.toml supervisor/
+COPY examples/greeter/Cargo.toml examples/greeter/
+COPY tests/Cargo.toml tests/
+COPY bench/Cargo.toml bench/
+RUN for crate in */Cargo.toml examples/*/Cargo.toml; do \
+        mkdir -p "${crate%/*}/src" \
+        && echo '#![allow(dead_code)] fn main() {}' | tee "${crate%/*}/src/lib.rs" >"${crate%/*}/src/main.rs"; \
+    done \
+    && mkdir -p tests/tests/it && echo 'fn main() {}' >tests/tests/it/main.rs \
+    && cargo build --release --locked --package umbel-supervisor --features jemalloc \
+    && rm -r */src examples/*/src tests/tests
 COPY . .
 # Newer than what was built from empty crates, whatever their dates; what build scripts wrote stays old.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
