@@ -10,19 +10,20 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer};
-use tracing::{Instrument, error, info, info_span};
+use tracing::{Instrument, Span, error, field, info, info_span};
+use umbel_proto::trace;
 use uuid::Uuid;
 
 use crate::{
     Limits,
     arrival::Arrival,
-    metrics::Metrics,
+    metrics::{Metrics, known},
     peer::{Peer, address, network},
     problem::{self, Problem},
     rates::Rates,
@@ -54,6 +55,9 @@ const RETRY_BUSY: Duration = Duration::from_secs(1);
 const REQUEST_ID_LONGEST: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Of W3C: which span of the caller a request belongs to.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Answered however much there is to do: a platform ends a process that does not.
 const HEALTH: [&str; 2] = ["/livez", "/readyz"];
@@ -135,8 +139,18 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
     request.extensions_mut().insert(subject.clone());
     request.extensions_mut().insert(RequestId(id.clone()));
 
-    let response = edge.answer(request, next, &id).await;
-    let mut response = problem::finish(response, &path, &id).await;
+    let span = traced(&request, &method, &route);
+    let answered = async {
+        let response = edge.answer(request, next, &id).await;
+        let response = problem::finish(response, &path, &id).await;
+        let status = response.status();
+        Span::current().record("http.response.status_code", status.as_u16());
+        if status.is_server_error() {
+            trace::failed("server error");
+        }
+        response
+    };
+    let mut response = answered.instrument(span).await;
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -155,6 +169,26 @@ async fn pass(State(edge): State<Arc<Edge>>, mut request: Request, next: Next) -
         "{method} {route}: {status} in {ms} ms"
     );
     response
+}
+
+/// The request as its trace has it: below the caller's span, where it says one.
+fn traced(request: &Request, method: &Method, route: &str) -> Span {
+    let method = known(method);
+    let span = info_span!(
+        target: trace::TARGET,
+        "request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = field::Empty,
+    );
+    if let Some(traces) = trace::traces()
+        && let Some(parent) = request.headers().get(TRACEPARENT).and_then(|to| to.to_str().ok())
+    {
+        traces.follow(&span, parent);
+    }
+    span
 }
 
 pub(crate) fn too_often(wait: Duration) -> Problem {

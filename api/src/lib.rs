@@ -11,6 +11,7 @@ mod access;
 mod arrival;
 mod auth;
 mod body;
+mod connection;
 mod edge;
 mod error;
 mod metrics;
@@ -27,8 +28,9 @@ pub use auth::{Claims, Grant, RoleScopes, Scope, ScopeError, Scopes, issue_token
 pub use body::JsonBody;
 pub use edge::RequestId;
 pub use error::ApiError;
+pub use metrics::{Exposition, MetricsText};
 pub use problem::{FieldError, Problem};
-pub use router::Api;
+pub use router::{Api, metrics_router};
 pub use routes::health::ReadinessCheck;
 pub use serve::{serve, serve_within};
 pub use settings::{ApiSettings, JwksSettings, JwtSettings, Limits};

@@ -13,6 +13,7 @@ use std::{
 };
 
 use axum::http::{Method, StatusCode};
+use futures::future::BoxFuture;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -48,6 +49,36 @@ struct Inner {
 
 /// Counts a request as in flight until it is dropped.
 pub(crate) struct InFlight(Metrics);
+
+/// What answers for `/metrics`.
+pub type Exposition = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
+
+/// What the API counts of itself, for whoever puts it together with more.
+#[derive(Debug, Clone)]
+pub struct MetricsText(pub(crate) Metrics);
+
+impl MetricsText {
+    /// In the text form of Prometheus.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+}
+
+/// What `/metrics` answers with: what somebody puts together, or what the API counts alone.
+#[derive(Clone)]
+pub(crate) struct Told {
+    pub own: Metrics,
+    pub more: Option<Exposition>,
+}
+
+impl Told {
+    pub async fn text(&self) -> String {
+        match &self.more {
+            Some(more) => more().await,
+            None => self.own.render(),
+        }
+    }
+}
 
 impl Metrics {
     pub fn new() -> Result<Self, ApiError> {
@@ -108,7 +139,7 @@ impl fmt::Debug for Metrics {
 }
 
 /// Callers may make methods up.
-fn known(method: &Method) -> &str {
+pub(crate) fn known(method: &Method) -> &str {
     let known = [
         Method::GET,
         Method::HEAD,

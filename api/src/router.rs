@@ -13,7 +13,7 @@ use crate::{
     ApiError, ApiSettings, Limits, ReadinessCheck, access,
     auth::{Door, require_token},
     edge::Edge,
-    metrics::Metrics,
+    metrics::{Exposition, Metrics, MetricsText, Told},
     patience::{self, Patience},
     problem::Problem,
     routes::{
@@ -30,6 +30,7 @@ pub struct Api {
     limits: Limits,
     metrics: Metrics,
     metrics_elsewhere: bool,
+    exposition: Option<Exposition>,
     client: Client,
     catalog: Arc<Catalog>,
     application: OpenApiRouter,
@@ -63,6 +64,7 @@ impl Api {
             limits: settings.limits.clone(),
             metrics: Metrics::new()?,
             metrics_elsewhere: settings.metrics_elsewhere,
+            exposition: None,
             checks: vec![broker_check(client.clone())],
             client,
             catalog,
@@ -107,7 +109,8 @@ impl Api {
             .merge(open_routes().with_state(readiness))
             .nest("/v1", behind_the_door);
         if !self.metrics_elsewhere {
-            let metrics = metrics_routes().with_state(self.metrics.clone());
+            let told = Told { own: self.metrics.clone(), more: self.exposition.clone() };
+            let metrics = metrics_routes().with_state(told);
             all = all.merge(metrics.route_layer(scope).route_layer(door));
         }
         let (router, description) = all.split_for_parts();
@@ -120,8 +123,26 @@ impl Api {
     /// `/metrics` alone and for everybody who reaches it: for a port of its own, which nobody
     /// outside may reach.
     pub fn metrics_router(&self) -> Router {
-        metrics_routes().with_state(self.metrics.clone()).split_for_parts().0
+        let told = Told { own: self.metrics.clone(), more: self.exposition.clone() };
+        metrics_routes().with_state(told).split_for_parts().0
     }
+
+    /// What the API counts of itself.
+    pub fn metrics_text(&self) -> MetricsText {
+        MetricsText(self.metrics.clone())
+    }
+
+    /// Answers `/metrics` with this, which is to hold [`metrics_text`](Self::metrics_text) too.
+    pub fn exposition(mut self, exposition: Exposition) -> Self {
+        self.exposition = Some(exposition);
+        self
+    }
+}
+
+/// As [`Api::metrics_router`], of a process without an API.
+pub fn metrics_router(exposition: Exposition) -> Result<Router, ApiError> {
+    let told = Told { own: Metrics::new()?, more: Some(exposition) };
+    Ok(metrics_routes().with_state(told).split_for_parts().0)
 }
 
 /// Everything under `/v1` that is not the application's.
@@ -156,7 +177,7 @@ fn open_routes() -> OpenApiRouter<Arc<Readiness>> {
 }
 
 /// What is for operators.
-fn metrics_routes() -> OpenApiRouter<Metrics> {
+fn metrics_routes() -> OpenApiRouter<Told> {
     OpenApiRouter::default().routes(routes!(metrics::read))
 }
 

@@ -21,7 +21,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, info, warn};
 
-use crate::{Limits, peer::Peer};
+use crate::{
+    Limits,
+    connection::{Answer, Patient},
+    peer::Peer,
+};
 
 /// How long requests may go on after the shutdown has begun. Longer than the time-out of one
 /// request would be pointless; shorter than the 30 s that platforms give a process in all.
@@ -69,7 +73,8 @@ async fn serve_until(
     info!(addr = %listener.local_addr()?, "listening");
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // `Patient` has limits of its own for heads and for pauses; this one knows no difference.
+        .header_read_timeout(None)
         .max_headers(HEADERS_MOST)
         .max_header_size(HEAD_LARGEST)
         .max_buf_size(BUFFER_LARGEST);
@@ -132,6 +137,8 @@ fn one(
         debug!(%error, "a connection stays with Nagle's delay");
     }
     let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
+    let stream = Patient::new(stream, limits.header_timeout, limits.keep_alive);
+    let phase = stream.phase();
     let mut stream = TimeoutStream::new(stream);
     // Who asks for much and reads nothing of it would hold the connection for ever.
     stream.set_write_timeout(Some(limits.header_timeout));
@@ -139,7 +146,9 @@ fn one(
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        router.clone().oneshot(request)
+        phase.answers();
+        let (answer, phase) = (router.clone().oneshot(request), phase.clone());
+        async move { answer.await.map(|answer| answer.map(|body| Answer::new(body, phase))) }
     });
     let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
     async move {

@@ -60,9 +60,11 @@ pub struct Limits {
     /// BODY_LIMIT: the largest body in bytes. Default 1 MiB: four times what a task may carry, for
     /// JSON is wordier. 1 KiB to 16 MiB.
     pub body_bytes: usize,
-    /// HEADER_TIMEOUT: how long a connection may take to send the head of a request, and how long
-    /// it may be idle. Default 15 s.
+    /// HEADER_TIMEOUT: how long a connection may take to send the head of a request. Default 15 s.
     pub header_timeout: Duration,
+    /// KEEP_ALIVE: how long a connection is kept between two requests. Longer than a proxy keeps it, or
+    /// requests are lost that are sent at the moment of its end. Default 75 s: many proxies have 60.
+    pub keep_alive: Duration,
     /// BODY_TIMEOUT: how long a body may take in all. Default 15 s; shorter than the 30 s that a
     /// request has.
     pub body_timeout: Duration,
@@ -88,6 +90,7 @@ const SECRET_SHORTEST: usize = 32;
 
 const BODY_BYTES: RangeInclusive<usize> = 1024..=16 * 1024 * 1024;
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(25);
+const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 const IN_FLIGHT: RangeInclusive<usize> = 1..=65_536;
 const PROXY_HOPS: RangeInclusive<usize> = 0..=10;
 
@@ -163,6 +166,7 @@ impl Default for Limits {
         Self {
             body_bytes: 1024 * 1024,
             header_timeout: Duration::from_secs(15),
+            keep_alive: Duration::from_secs(75),
             body_timeout: Duration::from_secs(15),
             in_flight: 256,
             connections: 1024,
@@ -188,6 +192,7 @@ impl Limits {
         }
         within("BODY_LIMIT", self.body_bytes, BODY_BYTES)?;
         within("HEADER_TIMEOUT", self.header_timeout, TIMEOUTS)?;
+        within("KEEP_ALIVE", self.keep_alive, KEEP_ALIVE)?;
         within("BODY_TIMEOUT", self.body_timeout, TIMEOUTS)?;
         within("MAX_IN_FLIGHT", self.in_flight, IN_FLIGHT)?;
         within("MAX_CONNECTIONS", self.connections, IN_FLIGHT)?;
@@ -248,6 +253,7 @@ mod tests {
             (Limits { body_bytes: 1023, ..default() }, "BODY_LIMIT"),
             (Limits { body_bytes: 16 * 1024 * 1024 + 1, ..default() }, "BODY_LIMIT"),
             (Limits { header_timeout: Duration::ZERO, ..default() }, "HEADER_TIMEOUT"),
+            (Limits { keep_alive: 3601 * second, ..default() }, "KEEP_ALIVE"),
             (Limits { body_timeout: 26 * second, ..default() }, "BODY_TIMEOUT"),
             (Limits { in_flight: 0, ..default() }, "MAX_IN_FLIGHT"),
             (Limits { connections: 0, ..default() }, "MAX_CONNECTIONS"),

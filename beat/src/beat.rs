@@ -5,7 +5,7 @@ use std::{collections::HashSet, mem, time::Duration};
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 use umbel_broker::{
     BrokerError, Client, NewTask,
     schedules::{EntryRecord, SHOW_EVERY},
@@ -13,7 +13,7 @@ use umbel_broker::{
 use umbel_proto::TaskId;
 
 use crate::{
-    Entry, Timetable,
+    Entry, Timetable, meters,
     tick::{self, MAX_SKEW},
 };
 
@@ -210,10 +210,14 @@ impl Beat {
             if tick::is_too_old(slot, now) {
                 warn!(entry = %name, "`{name}` missed its slot {slot}: too old to be fired now");
                 self.client.miss_slot(name, slot, now).await?;
+                meters::missed(name);
                 continue;
             }
             match fire(&self.client, name, slot, intent.task, now).await? {
-                Some(slot) => fired.push(slot),
+                Some(ours) => {
+                    meters::late(slot);
+                    fired.push(ours);
+                }
                 None => _ = held.insert(intent.entry),
             }
         }
@@ -233,11 +237,23 @@ impl Beat {
                 continue;
             }
             let Some(slot) = tick::due(&entry.schedule, *last, started, now) else { continue };
+            // One that is new to everybody fires its current slot, however old that is.
+            let is_late = last.is_some();
             let claimed = self.client.claim_slot(name, slot, &entry.task).await?;
             // Ours or not, this slot needs no second try.
             *last = Some(slot);
+            if claimed && stood_still(now) {
+                // Stopped in between, perhaps for a day: whether its key is still known is for the
+                // next step to judge, which finds it claimed.
+                warn!(entry = %name, "`{name}` was claimed long ago by now; it is taken up again");
+                continue;
+            }
             if claimed {
-                fired.extend(fire(&self.client, name, slot, entry.task.clone(), now).await?);
+                let ours = fire(&self.client, name, slot, entry.task.clone(), now).await?;
+                if is_late && ours.is_some() {
+                    meters::late(slot);
+                }
+                fired.extend(ours);
             }
         }
         Ok(())
@@ -256,8 +272,10 @@ async fn fire(
     task: NewTask,
     now: DateTime<Utc>,
 ) -> Result<Option<Fired>, BrokerError> {
-    match client.fire_slot(name, slot, task, now).await {
+    let span = meters::span(name, slot);
+    match client.fire_slot(name, slot, task, now).instrument(span).await {
         Ok(task) => {
+            meters::fired(name);
             info!(entry = %name, task.id = %task, "fired `{name}` for {slot}");
             Ok(Some(Fired { entry: name.to_owned(), slot, task }))
         }
@@ -265,6 +283,7 @@ async fn fire(
         Err(error @ BrokerError::KeyConflict { .. }) => {
             error!(entry = %name, "`{name}` gives up its slot {slot}: {error}");
             client.miss_slot(name, slot, now).await?;
+            meters::missed(name);
             Ok(None)
         }
         Err(error) if concerns_all(&error) => Err(error),
@@ -273,6 +292,12 @@ async fn fire(
             Ok(None)
         }
     }
+}
+
+/// Whether a step that began at `now` takes longer than one may, by the clock that goes on while a
+/// process or its machine stands still.
+fn stood_still(now: DateTime<Utc>) -> bool {
+    (Utc::now() - now).to_std().is_ok_and(|passed| passed > STEP_LIMIT)
 }
 
 /// Whether the next call would fail like this one, whatever its slot.

@@ -32,6 +32,7 @@
 //! ```
 
 mod beat;
+mod meters;
 mod schedule;
 pub mod tick;
 mod timetable;

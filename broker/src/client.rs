@@ -17,6 +17,7 @@ use crate::{
     BrokerError, BrokerSettings,
     connection::Connector,
     keys::{self, Shard},
+    meters::Call,
     script::Scripts,
     sharing::Lanes,
 };
@@ -93,7 +94,7 @@ impl Client {
     /// The connection comes back by itself when it breaks, but not when it only falls silent, as
     /// behind a proxy, nor after a refused password, nor when its server has become a replica and
     /// the name leads to another by now: then it is given up for a new one.
-    fn judged<T>(&self, answer: RedisResult<T>) -> Result<T, BrokerError> {
+    fn judged<T>(&self, answer: RedisResult<T>, timed: &Call) -> Result<T, BrokerError> {
         answer.map_err(|error| {
             if error.is_timeout()
                 || error.kind() == ErrorKind::AuthenticationFailed
@@ -106,26 +107,34 @@ impl Client {
                     Err(error) => tracing::error!(%error, "no new connection can be made"),
                 }
             }
-            BrokerError::from(error)
+            let error = BrokerError::from(error);
+            timed.failed(&error);
+            error
         })
     }
 
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BrokerError> {
-        self.judged(command.query_async(&mut self.connection()).await)
+        let timed = Call::begin();
+        let answer = command.query_async(&mut self.connection()).await;
+        self.judged(answer, &timed)
     }
 
     pub(crate) async fn pipeline<T: FromRedisValue>(
         &self,
         pipeline: &redis::Pipeline,
     ) -> Result<T, BrokerError> {
-        self.judged(pipeline.query_async(&mut self.connection()).await)
+        let timed = Call::begin();
+        let answer = pipeline.query_async(&mut self.connection()).await;
+        self.judged(answer, &timed)
     }
 
     pub(crate) async fn call<T: FromRedisValue>(
         &self,
         call: &ScriptInvocation<'_>,
     ) -> Result<T, BrokerError> {
-        self.judged(call.invoke_async(&mut self.connection()).await)
+        let timed = Call::begin();
+        let answer = call.invoke_async(&mut self.connection()).await;
+        self.judged(answer, &timed)
     }
 
     /// Enters a queue in the list of queues: inspection and recovery go by it. Once a process where

@@ -5,15 +5,17 @@ use std::{future::IntoFuture, marker::PhantomData, pin::Pin, time::Duration};
 use chrono::{DateTime, Utc};
 use redis::ScriptInvocation;
 use serde::{Deserialize, Serialize};
+use tracing::{Instrument, info_span};
 use umbel_proto::{
     Body, CatalogEntry, Envelope, Priority, QueueName, Task, TaskId, TaskName, TaskOptions, codec,
+    trace,
 };
 use uuid::Uuid;
 
 use crate::{
     BrokerError, Client, TaskHandle, ids,
     keys::{Shard, Stream},
-    script,
+    meters, script,
 };
 
 /// How many tasks one script call takes: longer scripts would hold up every other client.
@@ -128,6 +130,7 @@ impl NewTask {
             tracked: self.call.tracked,
             expires_ms: self.call.expires.map(|at| at.from(now).timestamp_millis()),
             owner: self.call.owner.clone(),
+            trace: trace::current(),
         }
     }
 
@@ -267,9 +270,13 @@ impl Client {
     /// Enqueues one task whose type is not known here. Callers at the same time share calls.
     pub async fn submit(&self, new: NewTask) -> Result<Submitted, BrokerError> {
         let shard = Shard::first(&new.queue);
-        let sealed = Sealed::of(&new, Utc::now())?;
-        self.list_queue_once(&shard).await?;
-        self.submit_shared(&shard, sealed).await
+        let sending = async {
+            // Within the span, which the task names as where it came from.
+            let sealed = Sealed::of(&new, Utc::now())?;
+            self.list_queue_once(&shard).await?;
+            self.submit_shared(&shard, sealed).await
+        };
+        traced(&shard, std::slice::from_ref(&new), sending).await
     }
 
     /// Enqueues tasks in batches, with an answer for each, in their order. An error of the whole
@@ -285,9 +292,12 @@ impl Client {
             let of_queue = rest.iter().take_while(|new| new.queue == first.queue);
             let (batch, later) = rest.split_at(batch_of(of_queue.map(|new| new.args.len())));
             let shard = Shard::first(&first.queue);
-            self.list_queue_once(&shard).await?;
-            let sealed = batch.iter().map(|new| Sealed::of(new, now)).collect::<Result<_, _>>()?;
-            answers.extend(self.submit_batch(&shard, sealed).await?);
+            let sending = async {
+                self.list_queue_once(&shard).await?;
+                let sealed = batch.iter().map(|new| Sealed::of(new, now));
+                self.submit_batch(&shard, sealed.collect::<Result<_, _>>()?).await
+            };
+            answers.extend(traced(&shard, batch, sending).await?);
             rest = later;
         }
         Ok(answers)
@@ -313,7 +323,10 @@ impl Client {
             return Err(unanswered());
         }
         if all_taken {
-            let taken = |task: Sealed| Ok(Submitted { id: task.envelope.id, existing: false });
+            let taken = |task: Sealed| {
+                meters::enqueued(&task.envelope.task, shard.queue());
+                Ok(Submitted { id: task.envelope.id, existing: false })
+            };
             return Ok(sealed.into_iter().map(taken).collect());
         }
         Ok(answers
@@ -327,11 +340,42 @@ impl Client {
                     let id = known.unwrap_or(answer).parse().map_err(|_| {
                         BrokerError::Unexpected("enqueue answered no task id".to_owned())
                     })?;
+                    if known.is_none() {
+                        meters::enqueued(&task.envelope.task, shard.queue());
+                    }
                     Ok(Submitted { id, existing: known.is_some() })
                 }
             })
             .collect())
     }
+}
+
+/// Sends some tasks within a span of their own.
+async fn traced<T>(
+    shard: &Shard,
+    tasks: &[NewTask],
+    sending: impl Future<Output = Result<T, BrokerError>>,
+) -> Result<T, BrokerError> {
+    let span = info_span!(
+        target: trace::TARGET,
+        "enqueue",
+        otel.name = %format_args!("send {}", shard.queue()),
+        otel.kind = "producer",
+        messaging.system = "umbel",
+        messaging.operation.r#type = "send",
+        messaging.destination.name = shard.queue().as_str(),
+        messaging.batch.message_count = tasks.len(),
+        task.name = tasks.first().map(|new| new.task.as_str()),
+    );
+    async {
+        let answer = sending.await;
+        if let Err(error) = &answer {
+            trace::failed(error.kind());
+        }
+        answer
+    }
+    .instrument(span)
+    .await
 }
 
 /// How many of the next tasks, of these sizes, go in one call; one at least where there is one.

@@ -77,6 +77,21 @@ impl BrokerError {
             Self::Unavailable(_) | Self::Refused(_) | Self::GroupGone(_) | Self::QueueFull { .. }
         )
     }
+
+    /// One word for what went wrong.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Refused(_) => "refused",
+            Self::GroupGone(_) => "group_gone",
+            Self::Denied(_) | Self::Untrusted(_) => "denied",
+            Self::QueueFull { .. } => "queue_full",
+            Self::KeyConflict { .. } => "key_conflict",
+            Self::NewerLayout { .. } | Self::Unexpected(_) => "unexpected",
+            Self::Settings(_) | Self::Unsuitable(_) => "settings",
+            _ => "wrong_call",
+        }
+    }
 }
 
 impl BrokerError {

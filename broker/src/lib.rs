@@ -7,10 +7,13 @@
 //! - [`liveness`], [`shard`]: heartbeats, delayed tasks, recovery
 //! - [`slots`], [`schedules`]: the slots of schedules, and how the schedules stand
 //! - [`Pauses`], [`dead`], [`roster`]: paused queues, dead letters, who works
-//! - [`limit`]: what all workers may do together, by key
+//! - [`limit`], [`limits`]: what all workers may do together, by key, and how these stand
+//! - [`peek`], [`whereabouts`]: tasks that have not ended, one by one; where one of them is
+//! - [`server`]: whether a Redis keeps what it is given, and how it stands
 //! - [`keys`]: what is stored where
 
 mod cancel;
+pub mod census;
 mod client;
 mod connection;
 mod consumer;
@@ -23,13 +26,17 @@ mod ids;
 mod inspect;
 pub mod keys;
 pub mod limit;
+pub mod limits;
 pub mod liveness;
+pub mod meters;
 mod pause;
+pub mod peek;
+mod purge;
 mod reconcile;
 pub mod roster;
 pub mod schedules;
 mod script;
-mod server;
+pub mod server;
 mod settings;
 mod settle;
 mod settler;
@@ -38,6 +45,7 @@ mod sharing;
 pub mod slots;
 mod stop;
 mod wait;
+pub mod whereabouts;
 
 pub use cancel::Cancel;
 pub use client::Client;
@@ -48,6 +56,7 @@ pub use error::BrokerError;
 pub use inspect::{PastRun, QueueStatus, TaskRecord};
 pub use limit::{Acquired, LimitRules, Permit};
 pub use pause::{Pause, Pauses};
+pub use purge::{Purge, PurgeKind};
 #[doc(hidden)]
 pub use script::Scripts;
 pub use settings::BrokerSettings;

@@ -269,6 +269,18 @@ impl Keeper {
     }
 }
 
+/// What a task that waits for room under a limit says of why it waits.
+pub fn no_room(name: &str, key: &str) -> String {
+    format!("{NO_ROOM}{name}:{key}")
+}
+
+/// The limit that such a reason names: its name and key.
+pub fn of_no_room(reason: &str) -> Option<(&str, &str)> {
+    reason.strip_prefix(NO_ROOM)?.split_once(':')
+}
+
+const NO_ROOM: &str = "no room under limit ";
+
 fn redis_key(name: &str, key: &str) -> Result<String, BrokerError> {
     let named = (1..=NAME_LONGEST).contains(&name.len())
         && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
@@ -314,6 +326,13 @@ mod tests {
             let refused = rules.check().unwrap_err().to_string();
             assert!(refused.contains(told), "{rules:?}: {refused}");
         }
+    }
+
+    #[test]
+    fn the_reason_of_who_waits_names_the_limit() {
+        let reason = no_room("host", "example.com:80");
+        assert_eq!(of_no_room(&reason), Some(("host", "example.com:80")));
+        assert_eq!(of_no_room("snoozed"), None);
     }
 
     #[test]

@@ -162,10 +162,9 @@ impl Client {
     /// A worker's own word that it is gone: what it may still hold is recovered at once.
     pub async fn sign_off(&self, worker: &str, now: DateTime<Utc>) -> Result<(), BrokerError> {
         let tombstone = format!("dead {} {}", now.timestamp_millis(), Cause::Drained);
-        let mut gone = redis::pipe();
-        gone.hset(keys::heartbeat(), worker, tombstone).ignore();
-        gone.hdel(keys::worker_info(), worker).ignore();
-        self.pipeline(&gone).await
+        let mut call = self.scripts().sign_off.key(keys::heartbeat());
+        call.key(keys::worker_info()).arg(worker).arg(tombstone);
+        self.call(&call).await
     }
 
     /// Removes what is left of a dead worker that holds nothing and reads nothing any more.

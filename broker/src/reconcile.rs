@@ -13,8 +13,9 @@ use crate::{
     script::{self, Scripts},
 };
 
-/// More than any worker runs at once, so that the whole of what it holds is seen.
-const HELD_MAX: usize = 10_000;
+/// More than any worker runs at once and has in its settle queue, so that the whole of what it holds is
+/// seen.
+const HELD_MAX: usize = 16_384;
 
 /// What Redis thinks a worker holds of a shard, by the epoch of the answer: entry → run, empty
 /// where the entry has no body.

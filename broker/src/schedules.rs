@@ -16,7 +16,7 @@ use crate::{BrokerError, Client, keys};
 pub const SHOW_EVERY: Duration = Duration::from_secs(60);
 
 /// An entry that no beat has shown for so long is in no timetable any more: two shows may be missed.
-const GONE_AFTER: TimeDelta = TimeDelta::minutes(3);
+pub const GONE_AFTER: TimeDelta = TimeDelta::minutes(3);
 
 /// How long an entry that is in no timetable any more is shown as such, with what it has fired.
 const GONE_KEPT: TimeDelta = TimeDelta::days(7);
@@ -145,6 +145,11 @@ impl Client {
             }
             None => Ok(None),
         }
+    }
+
+    /// When a beat, whichever, showed its entries last.
+    pub async fn last_shown(&self) -> Result<Option<DateTime<Utc>>, BrokerError> {
+        Ok(self.entries().await?.into_iter().filter_map(|entry| entry.seen).max())
     }
 
     async fn entries(&self) -> Result<Vec<EntryRecord>, BrokerError> {

@@ -41,6 +41,7 @@ scripts! {
     progress: "#!lua", ["progress.lua"];
     declare: "#!lua flags=allow-oom", ["declare.lua"];
     bury_boot: "#!lua flags=allow-oom", ["bury_boot.lua"];
+    sign_off: "#!lua flags=allow-oom", ["sign_off.lua"];
     recover: "#!lua flags=allow-oom", ["entry.lua", "recover.lua"];
     consumers: "#!lua flags=allow-oom", ["entry.lua", "consumers.lua"];
     held: "#!lua flags=allow-oom", ["fence.lua", "entry.lua", "held.lua"];
@@ -48,6 +49,10 @@ scripts! {
     close_slot: "#!lua flags=allow-oom", ["close_slot.lua"];
     pause: "#!lua flags=allow-oom", ["pause.lua"];
     letters: "#!lua flags=allow-oom", ["entry.lua", "letters.lua"];
+    peek_ready: "#!lua flags=no-writes", ["entry.lua", "shown.lua", "peek_ready.lua"];
+    peek_held: "#!lua flags=no-writes", ["entry.lua", "shown.lua", "peek_held.lua"];
+    peek_set: "#!lua flags=no-writes", ["entry.lua", "shown.lua", "peek_set.lua"];
+    purge: "#!lua flags=allow-oom", ["entry.lua", "waiting.lua", "purge.lua"];
     redrive: "#!lua", ["entry.lua", "redrive.lua"];
     acquire: "#!lua flags=allow-oom", ["limit.lua", "acquire.lua"];
     renew: "#!lua flags=allow-oom", ["limit.lua", "renew.lua"];

@@ -1,6 +1,7 @@
 //! Whether a Redis keeps what it is given: asked once, before anything is entrusted to it.
 
 use redis::cmd;
+use serde::Serialize;
 use tracing::warn;
 
 use crate::{BrokerError, Client};
@@ -25,10 +26,75 @@ impl Client {
     }
 }
 
+/// How a Redis stands, as its `INFO` tells; what it hides is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ServerStatus {
+    /// `redis` or `valkey`.
+    pub server: Option<String>,
+    pub version: Option<String>,
+    pub role: Option<String>,
+    pub uptime_s: Option<u64>,
+    pub used_memory: Option<u64>,
+    /// 0: no limit of its own.
+    pub maxmemory: Option<u64>,
+    pub maxmemory_policy: Option<String>,
+    pub system_memory: Option<u64>,
+    pub aof_enabled: Option<bool>,
+    /// `ok`, or what went wrong when the append-only file was last written.
+    pub aof_last_write: Option<String>,
+    pub connected_clients: Option<u64>,
+    pub maxclients: Option<u64>,
+    pub commands_per_second: Option<u64>,
+    pub evicted_keys: Option<u64>,
+    pub keys: Option<u64>,
+}
+
+impl Client {
+    /// How the Redis stands. One that refuses `INFO` tells nothing.
+    pub async fn server_status(&self) -> Result<ServerStatus, BrokerError> {
+        match self.query::<String>(&cmd("INFO")).await {
+            Ok(info) => Ok(status(&info)),
+            Err(BrokerError::Denied(_)) => {
+                self.ping().await?;
+                Ok(ServerStatus::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn status(info: &str) -> ServerStatus {
+    let text = |name: &str| field(info, name).map(str::to_owned);
+    let number = |name: &str| field(info, name)?.parse().ok();
+    let is_valkey = field(info, "valkey_version").is_some();
+    let keys = field(info, "db0").and_then(|db| db.strip_prefix("keys=")?.split(',').next());
+    ServerStatus {
+        server: text("redis_version")
+            .map(|_| if is_valkey { "valkey" } else { "redis" }.to_owned()),
+        version: text("valkey_version").or_else(|| text("redis_version")),
+        role: text("role"),
+        uptime_s: number("uptime_in_seconds"),
+        used_memory: number("used_memory"),
+        maxmemory: number("maxmemory"),
+        maxmemory_policy: text("maxmemory_policy"),
+        system_memory: number("total_system_memory"),
+        aof_enabled: field(info, "aof_enabled").map(|enabled| enabled == "1"),
+        aof_last_write: text("aof_last_write_status"),
+        connected_clients: number("connected_clients"),
+        maxclients: number("maxclients"),
+        commands_per_second: number("instantaneous_ops_per_sec"),
+        evicted_keys: number("evicted_keys"),
+        // Of a database without keys there is no line.
+        keys: keys.map_or(text("redis_version").map(|_| 0), |keys| keys.parse().ok()),
+    }
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+}
+
 fn judge(info: &str, allow_volatile: bool) -> Result<(), String> {
-    let field = |name: &str| {
-        info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
-    };
+    let field = |name: &str| field(info, name);
     match field("maxmemory_policy") {
         Some("noeviction") => {}
         Some(policy) if policy.starts_with("volatile-") => warn!(

@@ -13,7 +13,7 @@ use chrono::Utc;
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
 use tracing::{error, warn};
 
-use crate::{BrokerError, Client, Held, Settlement, delivery::Epoch, settle::Answer};
+use crate::{BrokerError, Client, Held, Settlement, delivery::Epoch, meters, settle::Answer};
 
 /// How many runs one script call ends: a longer script would hold up every other client.
 const BATCH_MAX: usize = 128;
@@ -119,6 +119,8 @@ impl Loop {
     fn note(&self, group: &[Settlement], answers: &[Answer]) {
         // Known until answered: only now may reconciling take such an entry for a ghost.
         self.held.remove(group.iter().map(|settlement| &settlement.delivery));
+        let stale = answers.iter().filter(|answer| matches!(answer, Answer::Stale)).count();
+        meters::settled(group.len(), stale);
         for (Settlement { delivery, .. }, answer) in group.iter().zip(answers) {
             match answer {
                 Answer::Settled => {}

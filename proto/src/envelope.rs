@@ -51,6 +51,9 @@ pub struct Body {
     /// Whose task it is, where it came in over HTTP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// The span that enqueued it, as a `traceparent` of W3C, where traces are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
 }
 
 /// Why fields are not an envelope. It will never be one.

@@ -5,6 +5,7 @@
 //! - [`Envelope`], [`codec`]: what travels through the broker
 //! - [`Outcome`], [`TaskState`]: how a run ended, and what a person sees of a task
 //! - [`Catalog`]: what may be enqueued from outside, with its schemas
+//! - [`trace`]: where a trace goes on
 //! - [`misleads`]: what a name or a line of a log must not carry
 
 pub mod catalog;
@@ -18,6 +19,7 @@ mod retry;
 mod state;
 mod task;
 mod text;
+pub mod trace;
 
 pub use catalog::{ArgsError, Catalog, CatalogEntry};
 pub use codec::CodecError;

@@ -11,8 +11,8 @@ pub enum Outcome {
     Failed { error: String },
     /// The handler said that no attempt will ever succeed.
     Fatal { error: String },
-    /// The handler asked to be run again later; not a failure.
-    Snoozed { delay: Duration },
+    /// The handler asked to be run again later, and may have said why; not a failure.
+    Snoozed { delay: Duration, reason: Option<String> },
     /// The handler panicked.
     Panicked { message: String },
     /// The attempt ran longer than its limit and was ended.

@@ -10,7 +10,7 @@ use sqlx::{PgPool, postgres::PgPoolOptions};
 use tracing::warn;
 
 use crate::{
-    SettingsError, StoreError, StoreSettings,
+    SettingsError, StoreError, StoreSettings, meters,
     session::{Session, ping},
     statement::fill,
 };
@@ -130,7 +130,7 @@ impl Db {
     ) -> Result<u64, StoreError> {
         let statement = fill(sql, params)?;
         let mut session = self.session().await?;
-        let result = session.execute_alone(&statement).await;
+        let result = meters::statement(sql, session.execute_alone(&statement)).await;
         session.give_back(result)
     }
 
@@ -211,21 +211,31 @@ impl Db {
         F: AsyncFnOnce(&mut Tx) -> Result<T, E>,
         E: From<StoreError>,
     {
-        let mut session = Session::open(&self.pool, limit).await?;
-        session.begin().await?;
-        let mut tx = Tx { session, failed: false };
-        match work(&mut tx).await {
-            Ok(value) => {
-                tx.commit().await?;
-                Ok(value)
+        meters::transaction(async {
+            let mut session = Session::open(&self.pool, limit).await?;
+            meters::statement("begin", session.begin()).await?;
+            let mut tx = Tx { session, failed: false };
+            match work(&mut tx).await {
+                Ok(value) => {
+                    tx.commit().await?;
+                    Ok(value)
+                }
+                Err(error) => {
+                    // If this fails the connection is closed, which rolls back as well: the first
+                    // error is the one to tell.
+                    let _ = tx.rollback().await;
+                    Err(error)
+                }
             }
-            Err(error) => {
-                // If this fails the connection is closed, which rolls back as well: the first error
-                // is the one to tell.
-                let _ = tx.rollback().await;
-                Err(error)
-            }
-        }
+        })
+        .await
+    }
+
+    /// How the pool of this process stands.
+    pub fn usage(&self) -> PoolUsage {
+        let (open, idle) = (self.pool.size(), self.pool.num_idle());
+        let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(open);
+        PoolUsage { idle, used: open - idle, most: self.pool.options().get_max_connections() }
     }
 
     async fn rows_upto<T: DeserializeOwned>(
@@ -236,13 +246,24 @@ impl Db {
     ) -> Result<Vec<T>, StoreError> {
         let statement = fill(sql, params)?;
         let mut session = self.session().await?;
-        let result = session.rows_alone(&statement, limit).await;
+        let result = meters::statement(sql, session.rows_alone(&statement, limit)).await;
         session.give_back(result)
     }
 
     async fn session(&self) -> Result<Session, StoreError> {
         Session::open(&self.pool, self.statement_timeout).await
     }
+}
+
+/// Connections of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// Open and not in use.
+    pub idle: u32,
+    /// In use.
+    pub used: u32,
+    /// How many may be open.
+    pub most: u32,
 }
 
 impl fmt::Debug for Db {
@@ -270,7 +291,7 @@ impl Tx {
     ) -> Result<u64, StoreError> {
         let statement = fill(sql, params)?.into_owned();
         self.failed = true;
-        let touched = self.session.execute(statement).await?;
+        let touched = meters::statement(sql, self.session.execute(statement)).await?;
         self.failed = false;
         Ok(touched)
     }
@@ -301,7 +322,7 @@ impl Tx {
     ) -> Result<Vec<T>, StoreError> {
         let statement = fill(sql, params)?;
         self.failed = true;
-        let rows = self.session.rows(&statement, limit).await?;
+        let rows = meters::statement(sql, self.session.rows(&statement, limit)).await?;
         self.failed = false;
         Ok(rows)
     }
@@ -311,7 +332,8 @@ impl Tx {
             self.rollback().await?;
             return Err(StoreError::Aborted);
         }
-        let result = self.session.execute("commit".to_owned()).await;
+        let commit = self.session.execute("commit".to_owned());
+        let result = meters::statement("commit", commit).await;
         match self.session.give_back(result) {
             Ok(_) => Ok(()),
             // It may have arrived.
@@ -321,7 +343,8 @@ impl Tx {
     }
 
     async fn rollback(mut self) -> Result<(), StoreError> {
-        let result = self.session.execute("rollback".to_owned()).await;
+        let rollback = self.session.execute("rollback".to_owned());
+        let result = meters::statement("rollback", rollback).await;
         self.session.give_back(result).map(drop)
     }
 }

@@ -133,6 +133,18 @@ pub struct Refusal {
 }
 
 impl StoreError {
+    /// One word for what went wrong.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::CommitUnknown(_) => "commit_unknown",
+            Self::TooSlow { .. } => "too_slow",
+            Self::Conflict(_) => "conflict",
+            Self::Denied(_) => "denied",
+            _ => "statement",
+        }
+    }
+
     /// Whether the same call may work later without a change of program, data or schema.
     pub fn is_transient(&self) -> bool {
         matches!(

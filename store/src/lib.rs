@@ -11,6 +11,7 @@
 
 mod db;
 mod error;
+mod meters;
 mod migrate;
 mod once;
 mod session;
@@ -18,7 +19,7 @@ mod settings;
 mod statement;
 mod tls;
 
-pub use db::{Db, Tx};
+pub use db::{Db, PoolUsage, Tx};
 pub use error::{Denial, Refusal, StoreError};
 pub use migrate::{Migration, MigrationError};
 pub use settings::{SettingsError, StoreSettings};

@@ -4,7 +4,7 @@
     reason = "the form that is safe behind a transaction pooler is built here, only here"
 )]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use sqlx::{
@@ -12,7 +12,7 @@ use sqlx::{
     postgres::PgRow,
 };
 
-use crate::{StoreError, statement::as_json_rows};
+use crate::{StoreError, meters, statement::as_json_rows};
 
 /// How much later than Postgres itself we give up on a statement: only then is it the network that
 /// is silent.
@@ -37,8 +37,13 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn open(pool: &PgPool, limit: Duration) -> Result<Self, StoreError> {
-        let connection =
-            pool.acquire().await.map_err(|error| StoreError::from_sqlx(error, limit))?;
+        let began = Instant::now();
+        let connection = pool.acquire().await.map_err(|error| {
+            let error = StoreError::from_sqlx(error, limit);
+            meters::failed(&error);
+            error
+        })?;
+        meters::acquired(began.elapsed());
         Ok(Self { connection, limit, clean: false })
     }
 

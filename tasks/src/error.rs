@@ -119,7 +119,7 @@ impl ScrapeError {
         match self {
             Self::Superseded(_) | Self::NoKey => TaskError::fatal(self),
             Self::Source(Refused::Request) => TaskError::fatal(self),
-            Self::Later { wait, .. } => TaskError::snooze(wait),
+            Self::Later { wait, why } => TaskError::snooze_for(wait, why),
             Self::Fetch(error) if error.is_fatal() => TaskError::fatal(error),
             Self::Fetch(error) => error.into(),
             Self::Robots(_) | Self::Source(_) | Self::Store(_) | Self::Broker(_) => self.into(),

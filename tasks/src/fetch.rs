@@ -9,6 +9,7 @@ mod hostile;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ use reqwest::{
 use ring::digest::{Context as Digest, SHA256};
 use url::{Host, Url};
 
+pub(crate) use self::traced::traced;
 use self::{
     body::Limits,
     guard::{LookupError, PublicOnly, Reach},
@@ -141,11 +143,11 @@ impl Fetcher {
     /// It ends within `timeout`, redirects included. Of its errors, those that
     /// [`FetchError::is_fatal`] will come again; the others may not.
     pub async fn read_page(&self, url: &Url, reading: Reading) -> Result<FetchedPage, FetchError> {
-        self.in_time(async {
+        let fetch = self.in_time(async {
             let (url, response) = self.follow(url.clone(), HTML).await?;
             read_html(url, response, Limits::of(&self.settings), reading).await
-        })
-        .await
+        });
+        traced(url, fetch, |page| (Some(page.status), page.bytes)).await
     }
 
     /// Fetches a file of at most `max_bytes` under the same rules, and hands it to `take` as it
@@ -156,14 +158,14 @@ impl Fetcher {
         max_bytes: usize,
         take: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<FetchedFile, FetchError> {
-        self.in_time(async {
+        let fetch = self.in_time(async {
             let (final_url, response) = self.follow(url.clone(), "*/*").await?;
             let response = success(response)?;
             let limits = Limits { max_bytes, ..Limits::of(&self.settings) };
             let taken = body::take(response, limits, take).await?;
             Ok(FetchedFile { final_url, bytes: taken.bytes, truncated: taken.cut })
-        })
-        .await
+        });
+        traced(url, fetch, |file| (None, file.bytes)).await
     }
 
     /// Checks an address as a fetch would, without one: for what another network fetches for us.

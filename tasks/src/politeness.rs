@@ -73,6 +73,11 @@ impl Politeness {
         }
     }
 
+    /// Why a task waits for its turn.
+    pub fn no_turn(url: &Url) -> String {
+        umbel::no_room(HOSTS, &host(url))
+    }
+
     /// Leaves a host alone for all workers: it has said that it is asked too much.
     pub async fn pause(
         client: &Client,

@@ -13,6 +13,7 @@ use reqwest::{Client, Response, header::RETRY_AFTER, redirect};
 use schemars::JsonSchema;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use umbel::telemetry::{self, Fetch};
 use url::Url;
 use utoipa::ToSchema;
 
@@ -149,6 +150,26 @@ impl ScraperApi {
 
     /// Has the page at `url` fetched, which must be one that we would fetch too, and reads it.
     pub async fn read_page(
+        &self,
+        fetcher: &Fetcher,
+        url: &Url,
+        options: &ScraperApiOptions,
+    ) -> Answer {
+        let service = self.settings.url.host_str().unwrap_or_default();
+        telemetry::fetch(service, async {
+            let answer = self.read_within(fetcher, url, options).await;
+            let fetch = match &answer.result {
+                Ok(page) => {
+                    Fetch { status: Some(page.status), bytes: page.bytes as u64, failed: None }
+                }
+                Err(refused) => Fetch { failed: Some(refused.class()), ..Fetch::default() },
+            };
+            (answer, fetch)
+        })
+        .await
+    }
+
+    async fn read_within(
         &self,
         fetcher: &Fetcher,
         url: &Url,

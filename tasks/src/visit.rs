@@ -46,7 +46,7 @@ async fn turn(ctx: &Context<App>, url: &Url, patience: Patience) -> Result<Permi
     match politeness.turn(ctx.client(), url, fetcher.is_own(url), patience).await? {
         Turn::Now(permit) => Ok(permit),
         Turn::Later(wait) => {
-            let why = "its host is visited by others now".to_owned();
+            let why = Politeness::no_turn(url);
             Err(ScrapeError::Later { wait: wait.max(SNOOZE_SHORTEST), why })
         }
     }

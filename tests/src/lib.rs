@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod deployment;
 pub mod eventually;
 pub mod house;
+pub mod otlp;
 pub mod pages;
 pub mod probe;
 pub mod process;

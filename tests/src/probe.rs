@@ -9,7 +9,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use umbel_broker::keys::Shard;
+use umbel_broker::{LimitRules, keys::Shard};
 use umbel_proto::{RetryPolicy, Task, TaskOptions};
 use umbel_worker::{Context, End, Handler, Registry, TaskError, TaskResult};
 
@@ -39,6 +39,8 @@ pub enum Act {
     Hold,
     /// Tells how far it is, waits at its gate, then succeeds.
     Tell,
+    /// Takes the one place of the limit `probe` under this key, waits at its gate, then succeeds.
+    Room(String),
     /// Fails as soon as it should come to its end.
     UntilCancelled,
 }
@@ -155,6 +157,11 @@ impl Handler<Record> for Probe {
             Act::Hold => ctx.app().gate(&self.name).acquire().await?.forget(),
             Act::Tell => {
                 ctx.progress(&serde_json::json!({"done": 1, "of": 2})).await?;
+                ctx.app().gate(&self.name).acquire().await?.forget();
+            }
+            Act::Room(key) => {
+                let rules = LimitRules::new().at_once(1);
+                let _permit = ctx.limit("probe", &key, &rules).await?;
                 ctx.app().gate(&self.name).acquire().await?.forget();
             }
             Act::UntilCancelled => {

@@ -2,13 +2,14 @@
 
 use std::{ffi::OsStr, time::Duration};
 
+use chrono::{DateTime, Utc};
 use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable,
 };
 use umbel_api::Scopes;
-use umbel_proto::{Priority, TaskId};
+use umbel_proto::{Priority, QueueName, TaskId};
 
-use crate::{roles::Role, settings::Settings};
+use crate::{roles::Role, settings::Settings, terminal::Verb};
 
 /// Typed tasks over Redis Streams: an API, workers and a scheduler.
 #[derive(Debug, Parser)]
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     Beat,
     /// Make or change the tables
     Migrate,
+    /// Ask a role whether it is well, as platforms do by a command; ends with 0 if it is
+    Health {
+        /// Which role; `api` is also what `up` is asked by
+        #[arg(default_value = "api")]
+        role: Role,
+    },
     /// Enqueue a task
     Enqueue(EnqueueArgs),
     /// Show what is known of a task
@@ -46,6 +53,8 @@ pub(crate) enum Command {
     Token(TokenArgs),
     /// Show every setting as it is used here, and where it comes from; secrets are masked
     Config(ConfigArgs),
+    #[command(flatten)]
+    Terminal(Verb),
 }
 
 #[derive(Debug, Args)]
@@ -65,9 +74,21 @@ pub(crate) struct EnqueueArgs {
     /// Start no earlier than this from now
     #[arg(long, value_parser = crate::env::duration)]
     pub delay: Option<Duration>,
+    /// Start no earlier than at this moment: 2026-03-01T12:00:00Z
+    #[arg(long, conflicts_with = "delay")]
+    pub at: Option<DateTime<Utc>>,
+    /// Start no attempt later than this from now
+    #[arg(long, value_parser = crate::env::duration)]
+    pub expires: Option<Duration>,
+    /// Another queue than the task's own
+    #[arg(long)]
+    pub queue: Option<QueueName>,
     /// high, normal or low; without it the task's own
     #[arg(long, value_parser = priority)]
     pub priority: Option<Priority>,
+    /// Wait so long for its end, and print its result; ends with 1 where it does not succeed
+    #[arg(long, value_parser = crate::env::duration)]
+    pub wait: Option<Duration>,
     /// The same key and arguments within 24 h are the same task
     #[arg(long)]
     pub idempotency_key: Option<String>,
@@ -123,9 +144,14 @@ impl Command {
     }
 }
 
+/// The command line of an application called `name`.
+pub(crate) fn command(name: &'static str) -> clap::Command {
+    Cli::command().name(name)
+}
+
 /// Reads the command line of an application called `name`.
 pub(crate) fn parse(name: &'static str) -> Result<(Cli, ArgMatches), clap::Error> {
-    let matches = without_empty_variables(Cli::command().name(name)).try_get_matches()?;
+    let matches = without_empty_variables(command(name)).try_get_matches()?;
     Ok((Cli::from_arg_matches(&matches)?, matches))
 }
 

@@ -22,11 +22,12 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 
 /// What a death says of the tasks that were held. `out_of_memory`: the kernel has ended processes
-/// of this container for their memory since this one was started.
-pub(crate) fn cause(status: ExitStatus, out_of_memory: bool) -> Cause {
+/// of this container for their memory since this one was started. `asked`: it had been asked to end;
+/// who ends well without that was ended by what it ran, or has signed off before this counts.
+pub(crate) fn cause(status: ExitStatus, out_of_memory: bool, asked: bool) -> Cause {
     let how = describe(status);
     match (status.code(), status.signal().map(Signal::try_from)) {
-        (Some(0), _) => Cause::Drained,
+        (Some(0), _) if asked => Cause::Drained,
         // Told twice to stop.
         (Some(HARD_STOP), _) => Cause::Killed(how),
         (_, Some(Ok(Signal::SIGKILL))) if out_of_memory => Cause::OutOfMemory,
@@ -112,7 +113,6 @@ mod tests {
     fn only_deaths_that_a_task_may_have_caused_are_charged() {
         let (exit, signal) = (|code: i32| code << 8, |signal: Signal| signal as i32);
         for (raw, out_of_memory, charged) in [
-            (exit(0), false, false),
             (exit(HARD_STOP), false, false),
             (exit(1), false, true),
             (exit(70), false, true),
@@ -123,9 +123,12 @@ mod tests {
             (signal(Signal::SIGABRT), false, true),
             (signal(Signal::SIGSEGV), false, true),
         ] {
-            let cause = cause(ExitStatus::from_raw(raw), out_of_memory);
+            let cause = cause(ExitStatus::from_raw(raw), out_of_memory, false);
             assert_eq!(cause.is_charged(), charged, "{raw} {out_of_memory}: {cause}");
         }
+        assert_eq!(cause(ExitStatus::from_raw(exit(0)), false, true), Cause::Drained);
+        // A task may call `exit` as well as it may abort.
+        assert!(cause(ExitStatus::from_raw(exit(0)), false, false).is_charged());
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::{
     roles::Role,
     settings::{BOOT_ID, Settings, boot_id},
     supervise::SuperviseError,
+    telemetry::{metrics::SOCKETS, names},
 };
 
 /// The wait before a role that died is started again: at once is a storm, for long an outage. A task
@@ -51,6 +52,8 @@ pub(crate) struct Keeper {
     /// Whether it is too late for an orderly end.
     pub at_once: CancellationToken,
     pub deaths: Deaths,
+    /// Where the roles tell their metrics.
+    pub sockets: String,
 }
 
 /// A role's process.
@@ -69,17 +72,23 @@ impl Keeper {
             let mut process =
                 self.spawn(&boot).map_err(|source| SuperviseError::Spawn { role, source })?;
             info!(role, pid = process.child.id(), boot, "started");
+            metrics::counter!(names::ROLE_STARTS, "child" => role).increment(1);
             let asked = stop.run_until_cancelled(process.child.wait()).await;
             let is_over = asked.is_none();
             let ended = match asked {
                 Some(ended) => ended,
                 None => self.end(&mut process.child).await,
             };
+            let was_ready = process.lifeline.was_ready().unwrap_or_else(|error| {
+                warn!(role, %error, "it is not known whether it was ready");
+                true
+            });
             let cause = match ended {
-                Ok(status) if status.code() == Some(USAGE.into()) => {
+                // Of one that was ready it is the word of a task, and no setting is wrong.
+                Ok(status) if status.code() == Some(USAGE.into()) && !was_ready => {
                     return Err(SuperviseError::Refused { role });
                 }
-                Ok(status) => death::cause(status, death::oom_kills() > oom_kills),
+                Ok(status) => death::cause(status, death::oom_kills() > oom_kills, is_over),
                 Err(error) => {
                     error!(role, %error, "is gone");
                     Cause::Crashed("unseen".to_owned())
@@ -95,10 +104,6 @@ impl Keeper {
             if is_over {
                 return Ok(());
             }
-            let was_ready = process.lifeline.was_ready().unwrap_or_else(|error| {
-                warn!(role, %error, "it is not known whether it was ready");
-                true
-            });
             let is_charged = !matches!(cause, Cause::Killed(_));
             let pause = self.deaths.pause(is_charged, was_ready, started.elapsed());
             let Some(pause) = pause else {
@@ -119,6 +124,7 @@ impl Keeper {
             .envs(self.settings.as_env(self.role))
             .env(BOOT_ID, boot)
             .env(SUPERVISED, "1")
+            .env(SOCKETS, &self.sockets)
             // Ends when this process does, SIGKILL included.
             .stdin(stdin)
             // Standard output is the supervisor's: its lines are read by scripts.

@@ -39,6 +39,7 @@ mod config;
 mod death;
 mod dev;
 mod env;
+mod health;
 mod keeper;
 mod lifeline;
 mod memory;
@@ -51,7 +52,8 @@ mod settings;
 mod short_line;
 mod signals;
 mod supervise;
-mod telemetry;
+pub mod telemetry;
+mod terminal;
 mod verbs;
 
 /// The exit code of wrong usage or settings: starting again would not mend them.
@@ -64,7 +66,9 @@ pub use settings::{Setting, SettingsError};
 
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};
-pub use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError};
+pub use umbel_broker::{
+    Acquired, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError, limit::no_room,
+};
 pub use umbel_proto::{Priority, RetryPolicy, Task, TaskId, TaskOptions, TaskState};
 pub use umbel_store::{Db, Migration, StoreError, Tx};
 pub use umbel_worker::{Context, End, Handler, Registry, RegistryError, TaskError, TaskResult};

@@ -3,10 +3,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::{net::TcpListener, runtime, time::sleep};
+use futures::future::OptionFuture;
+use tokio::{net::TcpListener, runtime, task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use umbel_api::{Api, ReadinessCheck};
+use tracing::{error, info, warn};
+use umbel_api::{Api, Exposition, ReadinessCheck};
 use umbel_beat::{Beat, Timetable};
 use umbel_broker::Client;
 use umbel_store::Db;
@@ -18,10 +19,11 @@ use crate::{
     memory, quota,
     settings::Settings,
     signals::{Asked, HARD_STOP},
+    telemetry::metrics::{self, Own},
 };
 
 /// What a process does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Role {
     Api,
     Worker,
@@ -80,15 +82,25 @@ where
     let client = Client::open(&settings.broker()?, role.as_str())?;
     let trusted = trusted(&client, settings);
     info!(redis = %settings.broker()?, "{} starts", role.as_str());
+    if settings.metrics {
+        metrics::start()?;
+    }
+    let own = Own::new(role.as_str());
     match role {
         // It answers while Redis is away, with 503.
         Role::Api => tokio::select! {
-            ended = api(application, settings, client.clone(), shutdown) => ended,
+            ended = api(application, settings, client.clone(), own, shutdown) => ended,
             Err(refused) = trusted => Err(refused),
         },
         // These are made before Redis is waited for: a setting that is wrong is told at once.
         Role::Worker => {
-            let worker = worker(application, settings, client.clone()).await?;
+            let setup = setup(settings, client.clone())?;
+            let own = own.db(setup.db.clone());
+            let worker = worker(application, settings, client.clone(), setup).await?;
+            // Until the end of the drain, which is when it is looked at most.
+            let drained = CancellationToken::new();
+            let _drained = drained.clone().drop_guard();
+            let _telling = tell(own, settings, drained).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
             tell_ready();
@@ -96,6 +108,7 @@ where
         }
         Role::Beat => {
             let beat = Beat::new(client.clone(), timetable(application)?);
+            let _telling = tell(own, settings, shutdown.clone()).await?;
             let Some(trusted) = shutdown.run_until_cancelled(trusted).await else { return Ok(()) };
             trusted?;
             tell_ready();
@@ -132,10 +145,12 @@ async fn api<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     client: Client,
+    own: Own,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let api_settings = settings.api(application.name)?;
     let setup = setup(settings, client.clone())?;
+    let own = own.db(setup.db.clone()).census(client.clone());
     let database = setup.db.clone().map(database_check);
     let checks = database.into_iter().chain([stop_check(shutdown.clone())]);
     let state = (application.open)(setup).await.context("the application cannot start")?;
@@ -145,24 +160,45 @@ async fn api<S: Clone + Send + Sync + 'static>(
         .readiness(checks)
         .closing(shutdown.clone());
     let closed = linger(shutdown, settings.unready_for);
-    let (limits, metrics) = (&api_settings.limits, api.metrics_router());
+    let own = own.api(api.metrics_text());
+    let api = api.exposition(own.exposition());
     let listener = bind(api_settings.addr).await?;
-    let of_metrics = match settings.metrics_addr()? {
-        Some(addr) => Some(bind(addr).await?),
-        None => None,
-    };
+    let _telling = tell(own, settings, closed.clone()).await?;
     tell_ready();
-    let metrics = async {
-        let Some(listener) = of_metrics else { return Ok(()) };
-        let served = umbel_api::serve_within(listener, metrics, limits, closed.clone());
-        served.await.context("the metrics cannot be served")
+    let served = umbel_api::serve_within(listener, api.router(), &api_settings.limits, closed);
+    served.await.context("the API failed")
+}
+
+/// Lets this process tell its metrics: to its supervisor, or on a port of its own.
+async fn tell(
+    own: Own,
+    settings: &Settings,
+    shutdown: CancellationToken,
+) -> anyhow::Result<JoinHandle<()>> {
+    let serving = match is_supervised() {
+        true => None,
+        false => serve_metrics(settings, own.exposition(), shutdown.clone()).await?,
     };
-    let requests = async {
-        let served = umbel_api::serve_within(listener, api.router(), limits, closed.clone());
-        served.await.context("the API failed")
-    };
-    tokio::try_join!(requests, metrics)?;
-    Ok(())
+    Ok(tokio::spawn(async move {
+        tokio::join!(own.run(shutdown), OptionFuture::from(serving));
+    }))
+}
+
+/// Serves metrics on METRICS_PORT, where it is set.
+pub(crate) async fn serve_metrics(
+    settings: &Settings,
+    exposition: Exposition,
+    shutdown: CancellationToken,
+) -> anyhow::Result<Option<impl Future<Output = ()> + Send + 'static>> {
+    let Some(addr) = settings.metrics_addr()? else { return Ok(None) };
+    let listener = bind(addr).await?;
+    let (router, limits) = (umbel_api::metrics_router(exposition)?, settings.limits.limits());
+    Ok(Some(async move {
+        let served = umbel_api::serve_within(listener, router, &limits, shutdown);
+        if let Err(error) = served.await {
+            error!(%error, "the metrics cannot be served any more");
+        }
+    }))
 }
 
 async fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -214,11 +250,10 @@ async fn worker<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     client: Client,
+    setup: Setup,
 ) -> anyhow::Result<Worker> {
     let worker_settings = settings.worker()?;
-    let state = (application.open)(setup(settings, client.clone())?)
-        .await
-        .context("the application cannot start")?;
+    let state = (application.open)(setup).await.context("the application cannot start")?;
     let endpoints = registry(application)?.bind(state);
     Ok(Worker::new(client, endpoints, worker_settings)?)
 }

@@ -22,12 +22,14 @@ use crate::{
     cli::{self, Command, DevArgs, TokenArgs},
     config,
     dev::{DevError, Folder, Services, Wants},
+    health,
     lifeline::is_supervised,
     roles,
     settings::{self, Settings, SettingsError, database::Environment},
     signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
     telemetry::{self, Format},
+    terminal::{self, spinning},
     verbs,
 };
 
@@ -63,11 +65,19 @@ pub fn run<S: Clone + Send + Sync + 'static>(application: Application<S>) -> Exi
     // A role alone has a log of its own; a machine that reads many of these is told nevertheless.
     let is_one_of_many = is_supervised() || cli.command.role().is_none() || format == Format::Json;
     let shown = label.filter(|_| is_one_of_many);
-    if let Err(error) = telemetry::init(&cli.settings.log_level, format, shown) {
-        eprintln!("error: {error}");
-        return ExitCode::from(USAGE);
+    let whose = (application.name, cli.command.role());
+    let collector = match telemetry::init(&cli.settings.log_level, format, shown, whose) {
+        Ok(collector) => collector,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let ended = act(application, cli, &matches);
+    if let Some(collector) = collector {
+        collector.end();
     }
-    match act(application, cli, &matches) {
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where lines are read by machines or are those of several processes, this is one of them.
@@ -130,14 +140,16 @@ fn act<S: Clone + Send + Sync + 'static>(
             Command::Up => up(&application, &settings).await,
             Command::Dev(args) => dev(&application, settings, &args).await,
             Command::Migrate => {
-                let taken = verbs::migrate(&application, &settings).await?;
+                let migrating = verbs::migrate(&application, &settings);
+                let taken = spinning("migrating", migrating).await?;
                 println!("{taken} migrations applied");
                 Ok(())
             }
-            Command::Enqueue(args) => {
-                println!("{}", verbs::enqueue(&application, &settings, &args).await?);
+            Command::Health { role } => {
+                println!("{}", health::ask(role, &application, &settings).await?);
                 Ok(())
             }
+            Command::Enqueue(args) => verbs::enqueue(&application, &settings, &args).await,
             Command::Status { id } => {
                 println!("{}", verbs::status(&settings, &id).await?);
                 Ok(())
@@ -146,6 +158,7 @@ fn act<S: Clone + Send + Sync + 'static>(
                 println!("{}", verbs::token(&settings, &args)?);
                 Ok(())
             }
+            Command::Terminal(verb) => terminal::run(verb, &application, &settings).await,
             Command::Config(args) => {
                 let env = Env::of_process();
                 let all = config::effective(matches, &settings, &env, application.settings);

@@ -114,6 +114,10 @@ pub(crate) struct Settings {
     #[arg(long, env = "LOG_FORMAT", global = true, value_enum, default_value_t = Format::Text)]
     pub log_format: Format,
 
+    /// Whether metrics are counted
+    #[arg(long, env = "METRICS", global = true, default_value_t = true, action = clap::ArgAction::Set)]
+    pub metrics: bool,
+
     /// How long running tasks may go on after a stop was asked for
     #[arg(long, env = "GRACE", global = true, default_value = "25s", value_parser = crate::env::duration)]
     pub grace: Duration,
@@ -141,6 +145,12 @@ pub(crate) struct Settings {
     /// Take a Redis that keeps no append-only file, and loses tasks when it restarts
     #[arg(long, env = "ALLOW_VOLATILE", global = true)]
     pub allow_volatile: bool,
+}
+
+/// What this machine or container calls itself; workers go by it.
+pub(crate) fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "host".to_owned())
 }
 
 pub(crate) fn secret(text: &str) -> Result<SecretString, Infallible> {
@@ -220,10 +230,6 @@ impl Settings {
             Ok(_) => return Err(SettingsError(format!("{BOOT_ID} must be 16 hex digits"))),
             Err(_) => boot_id(),
         };
-        let host = nix::unistd::gethostname()
-            .ok()
-            .and_then(|name| name.into_string().ok())
-            .unwrap_or_else(|| "host".to_owned());
         let settings = WorkerSettings {
             queues: self.queues.clone(),
             concurrency: self.concurrency(),
@@ -232,7 +238,7 @@ impl Settings {
             hang_limit: self.hang_limit,
             crash_limit: self.crash_limit,
             park_limit: self.park_limit,
-            ..WorkerSettings::new(&host, &boot)
+            ..WorkerSettings::new(&host_name(), &boot)
         };
         settings.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(settings)
@@ -290,6 +296,7 @@ impl Settings {
             ("CRASH_LIMIT", self.crash_limit.to_string()),
             ("PARK_LIMIT", milliseconds(self.park_limit)),
             ("JWKS_MAX_AGE", milliseconds(self.jwks_max_age)),
+            ("METRICS", self.metrics.to_string()),
             ("ALLOW_VOLATILE", self.allow_volatile.to_string()),
         ];
         let named = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));

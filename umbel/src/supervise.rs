@@ -12,6 +12,7 @@ use crate::{
     roles::Role,
     settings::{Settings, SettingsError},
     signals::Asked,
+    telemetry::metrics::House,
 };
 
 /// The roles in the order of their end: what brings work before what does it. What the API still
@@ -46,6 +47,8 @@ pub(crate) enum SuperviseError {
         #[source]
         source: io::Error,
     },
+    #[error("the metrics cannot be told")]
+    Metrics(#[source] anyhow::Error),
     #[error("orphans cannot be looked after")]
     Reaper(#[source] io::Error),
     #[error("the keeper of a role has ended by a panic: a defect here")]
@@ -57,7 +60,9 @@ pub(crate) enum SuperviseError {
 /// Keeps the three roles running until they are asked to stop, then ends them in order.
 pub(crate) async fn supervise(settings: &Settings, asked: &Asked) -> Result<(), SuperviseError> {
     let reaper = tokio::spawn(Reaper::new().map_err(SuperviseError::Reaper)?.run());
-    let mut crew = Crew::start(settings, asked)?;
+    let house = House::new(&ORDER.map(Role::as_str));
+    house.start(settings, asked.stop.clone()).await?;
+    let mut crew = Crew::start(settings, asked, &house)?;
     tokio::select! {
         () = asked.stop.cancelled() => {}
         // A keeper ends unasked only where its role can never run.
@@ -88,7 +93,7 @@ struct Crew {
 }
 
 impl Crew {
-    fn start(settings: &Settings, asked: &Asked) -> Result<Self, SuperviseError> {
+    fn start(settings: &Settings, asked: &Asked, house: &House) -> Result<Self, SuperviseError> {
         let (broker, words) = (settings.broker()?, TaskTracker::new());
         let (mut keepers, mut stops) = (JoinSet::new(), Vec::new());
         for role in ORDER {
@@ -99,6 +104,7 @@ impl Crew {
                 words: words.clone(),
                 at_once: asked.at_once.clone(),
                 deaths: Deaths::new(settings.restart_limit),
+                sockets: house.sockets().to_owned(),
             };
             let stop = asked.at_once.child_token();
             stops.push((role, stop.clone()));

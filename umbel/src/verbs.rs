@@ -2,16 +2,17 @@
 
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
-use serde_json::{Value, json};
+use serde_json::Value;
 use umbel_api::{ApiError, Grant};
-use umbel_broker::{Client, NewTask, TaskRecord, When};
-use umbel_proto::{ArgsError, TaskId, codec};
+use umbel_broker::{Client, NewTask, TaskHandle, When};
+use umbel_proto::{ArgsError, TaskId};
 use umbel_store::Db;
 
 use crate::{
     Application,
     cli::{EnqueueArgs, TokenArgs},
     settings::{Settings, SettingsError},
+    terminal::{record_json, spinning, unknown},
 };
 
 /// Makes or changes the tables; prints how many steps were taken.
@@ -28,12 +29,13 @@ pub(crate) async fn migrate<S>(
     Ok(taken)
 }
 
-/// Enqueues one task of the catalogue, whether or not it may be enqueued over HTTP.
+/// Enqueues one task of the catalogue, whether or not it may be enqueued over HTTP; prints its id, and
+/// its result where that is waited for.
 pub(crate) async fn enqueue<S: Clone + Send + Sync + 'static>(
     application: &Application<S>,
     settings: &Settings,
     args: &EnqueueArgs,
-) -> anyhow::Result<TaskId> {
+) -> anyhow::Result<()> {
     let catalog = (application.registry)()?.catalog();
     let Some(entry) = catalog.get(&args.task) else {
         let known: Vec<&str> = catalog.iter().map(|entry| entry.name.as_str()).collect();
@@ -48,41 +50,28 @@ pub(crate) async fn enqueue<S: Clone + Send + Sync + 'static>(
     })?;
     let mut new = NewTask::from_entry(entry, packed)?;
     new.call.tracked = true;
-    new.call.when = args.delay.map(When::In);
+    new.call.when = args.delay.map(When::In).or(args.at.map(When::At));
+    new.call.expires = args.expires.map(When::In);
+    if let Some(queue) = &args.queue {
+        new.queue = queue.clone();
+    }
     new.call.priority = args.priority;
     new.call.idempotency_key = args.idempotency_key.clone();
-    Ok(Client::open(&settings.broker()?, "cli")?.submit(new).await?.id)
+    let client = Client::open(&settings.broker()?, "cli")?;
+    let id = client.submit(new).await?.id;
+    println!("{id}");
+    let Some(longest) = args.wait else { return Ok(()) };
+    let handle = TaskHandle::<Value>::new(client, id);
+    let result = spinning("waiting", handle.wait(longest)).await?;
+    println!("{}", serde_json::to_string_pretty(&result)?);
+    Ok(())
 }
 
 /// What is known of a task, as JSON.
 pub(crate) async fn status(settings: &Settings, id: &TaskId) -> anyhow::Result<String> {
     let client = Client::open(&settings.broker()?, "cli")?;
-    let record = client.task(id).await?.with_context(|| {
-        format!("nothing is known of {id}: it never existed, its record has expired, or it is untracked and has not ended")
-    })?;
-    Ok(serde_json::to_string_pretty(&shown(record)?)?)
-}
-
-fn shown(record: TaskRecord) -> anyhow::Result<Value> {
-    let result = match &record.result {
-        Some(packed) => codec::decode(packed)?,
-        None => Value::Null,
-    };
-    let TaskRecord { id, task, state, queue, attempt, max_attempts, .. } = record;
-    Ok(json!({
-        "id": id,
-        "task": task,
-        "state": state,
-        "queue": queue,
-        "attempt": attempt,
-        "max_attempts": max_attempts,
-        "enqueued": record.enqueued,
-        "started": record.started,
-        "finished": record.finished,
-        "worker": record.worker,
-        "error": record.error,
-        "result": result,
-    }))
+    let record = client.task(id).await?.with_context(|| unknown(id))?;
+    Ok(serde_json::to_string_pretty(&record_json(&record)?)?)
 }
 
 /// A token for the API.

@@ -8,7 +8,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit};
+use umbel_broker::{Acquired, BrokerError, Client, LimitRules, Permit, limit};
 use umbel_proto::{TaskId, TaskName};
 
 use crate::{TaskError, TaskResult, cancels::Wanted};
@@ -136,7 +136,8 @@ impl<S> Context<S> {
         match self.client().acquire(name, key, rules).await {
             Ok(Acquired::Granted(permit)) => Ok(permit),
             Ok(Acquired::NotBefore(at)) => {
-                Err(TaskError::snooze(at.saturating_duration_since(Instant::now())))
+                let delay = at.saturating_duration_since(Instant::now());
+                Err(TaskError::snooze_for(delay, limit::no_room(name, key)))
             }
             Err(error) if error.is_transient() => Err(TaskError::snooze(LIMIT_UNKNOWN)),
             Err(error) => Err(TaskError::fatal(error)),

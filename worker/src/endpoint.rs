@@ -42,7 +42,10 @@ impl<S: Clone + Send + Sync, T: Handler<S>> Endpoint for Bound<S, T> {
             },
             Err(TaskError::Retry(error)) => Outcome::Failed { error: Chain(&*error).to_string() },
             Err(TaskError::Fatal(error)) => Outcome::Fatal { error: Chain(&*error).to_string() },
-            Err(TaskError::Snooze(delay)) => Outcome::Snoozed { delay },
+            Err(TaskError::Snooze(delay)) => Outcome::Snoozed { delay, reason: None },
+            Err(TaskError::SnoozeFor { delay, reason }) => {
+                Outcome::Snoozed { delay, reason: Some(reason) }
+            }
         }
     }
 
@@ -55,7 +58,9 @@ impl<S: Clone + Send + Sync, T: Handler<S>> Endpoint for Bound<S, T> {
             Err(TaskError::Retry(error) | TaskError::Fatal(error)) => {
                 Err(Chain(&*error).to_string())
             }
-            Err(TaskError::Snooze(_)) => Err("an end cannot be snoozed".to_owned()),
+            Err(TaskError::Snooze(_) | TaskError::SnoozeFor { .. }) => {
+                Err("an end cannot be snoozed".to_owned())
+            }
         }
     }
 }

@@ -1,20 +1,26 @@
 //! One task's life in a worker: open, resolve, run under guard, decide, tell, settle.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 use umbel_broker::{Client, Contents, Delivery, Settlement, Terms, Verdict, Why};
-use umbel_proto::{Outcome, TaskOptions, TaskState, envelope};
+use umbel_proto::{Body, Envelope, Outcome, TaskOptions, TaskState, envelope, trace};
 
 use crate::{
     End, Endpoints, Run,
     cancels::{Cancellable, Cancels},
     context::Told,
     hang::Longest,
+    meters::{self, Metered, Meters},
     registry::Bounded,
     running::{Begun, RunningTasks},
     verdict::{History, decide},
@@ -45,6 +51,7 @@ pub(crate) struct Executor {
     pub longest: Longest,
     pub worker: Arc<str>,
     pub cancels: Cancels,
+    pub meters: Meters,
     /// What runs, for whoever looks.
     pub tasks: RunningTasks,
     /// Asks running tasks to come to an end.
@@ -65,6 +72,7 @@ impl Executor {
         let contents = match &delivery.contents {
             Ok(contents) => contents.clone(),
             Err(error) => {
+                self.meters.unreadable();
                 let outcome = Outcome::Unreadable { error: chain(error) };
                 error!(
                     entry = delivery.entry(),
@@ -79,7 +87,9 @@ impl Executor {
             task.id = %envelope.id,
             task.name = %envelope.task,
             task.attempt = envelope.attempt,
+            worker = &*self.worker,
         );
+        let traced = traced(&delivery, &envelope, &body);
         async {
             let bounded = self.endpoints.get(&envelope.task);
             let options = bounded.map_or(TaskOptions::DEFAULT, |bounded| bounded.options);
@@ -96,6 +106,10 @@ impl Executor {
                 told: Told::default(),
             };
             let started = Utc::now();
+            let queued = meters::queued_since(&delivery).unwrap_or(started.into());
+            let wait = SystemTime::from(started).duration_since(queued).unwrap_or_default();
+            let metered =
+                self.meters.begin(&run.task, delivery.shard().queue(), bounded.is_some(), wait);
             let _told_of = self.tasks.enter(Begun {
                 id: run.id.clone(),
                 task: run.task.clone(),
@@ -124,10 +138,19 @@ impl Executor {
                 (None, Some(bounded)) => {
                     ran = Some(started);
                     let limit = body.time_limit(&options);
-                    self.guarded(bounded, &body.args, run.clone(), limit, &cancellable).await
+                    let (args, began) = (&body.args, Instant::now());
+                    let run = run.clone();
+                    let outcome =
+                        self.guarded(bounded, args, run, limit, &cancellable, &metered).await;
+                    metered.ran(began.elapsed(), &outcome);
+                    outcome
                 }
             };
+            if let Some(kind) = meters::kind(&outcome) {
+                trace::failed(kind);
+            }
             let settlement = self.settlement(delivery, outcome, &options, ran, jitter);
+            metered.ended(&settlement.verdict);
             report(&settlement.verdict, &run);
             // Once: should telling be what kills, the next death ends it without.
             let may_tell = envelope.crashes <= self.limits.crashes;
@@ -139,6 +162,7 @@ impl Executor {
             settlement
         }
         .instrument(span)
+        .instrument(traced)
         .await
     }
 
@@ -150,11 +174,12 @@ impl Executor {
         run: Run,
         limit: Duration,
         cancellable: &Cancellable,
+        metered: &Metered,
     ) -> Outcome {
         self.longest.note(limit);
         // The guard is outside of all: what is dropped at the limit may panic as well.
         let limited = async {
-            let run = timeout(limit, bounded.handler.run(args, run));
+            let run = timeout(limit, metered.handler(bounded.handler.run(args, run)));
             let cancelled = async {
                 cancellable.asked().await;
                 sleep(CANCELLED_LIMIT).await;
@@ -216,6 +241,38 @@ impl Executor {
     }
 }
 
+/// The run as its trace has it; nothing where no trace is written.
+fn traced(delivery: &Delivery, envelope: &Envelope, body: &Body) -> Span {
+    let queue = delivery.shard().queue().as_str();
+    let span = info_span!(
+        target: trace::TARGET,
+        "run",
+        otel.name = %format_args!("process {}", envelope.task),
+        otel.kind = "consumer",
+        messaging.system = "umbel",
+        messaging.operation.r#type = "process",
+        messaging.destination.name = queue,
+        messaging.message.id = %envelope.id,
+        task.name = %envelope.task,
+        task.attempt = envelope.attempt,
+    );
+    if let Some(traces) = trace::traces() {
+        let started = SystemTime::now();
+        traces.run(
+            &span,
+            &trace::Run {
+                parent: body.trace.as_deref(),
+                id: &envelope.id,
+                task: &envelope.task,
+                attempt: envelope.attempt,
+                queued: meters::queued_since(delivery).unwrap_or(started),
+                started,
+            },
+        );
+    }
+    span
+}
+
 /// Which ends an application is told of.
 fn end_of(verdict: &Verdict) -> Option<End> {
     match verdict {
@@ -249,10 +306,15 @@ fn report(verdict: &Verdict, run: &Run) {
     let Run { task, attempt, max_attempts, .. } = run;
     match verdict {
         Verdict::Complete { .. } => info!("`{task}` succeeded"),
-        Verdict::Retry { delay, error } => warn!(
-            error,
-            "`{task}` failed in attempt {attempt} of {max_attempts}; next try in {delay:?}"
-        ),
+        Verdict::Retry { delay, error } => {
+            if let Some(traces) = trace::traces() {
+                traces.retry(&run.id, *attempt, *delay);
+            }
+            warn!(
+                error,
+                "`{task}` failed in attempt {attempt} of {max_attempts}; next try in {delay:?}"
+            );
+        }
         Verdict::Defer { delay, reason } => info!(reason, "`{task}` waits {delay:?}"),
         Verdict::Park { left, reason } => {
             warn!(reason, "`{task}` is parked for at most {left:?}, until a worker can run it");

@@ -53,6 +53,8 @@ pub enum TaskError {
     Fatal(Box<dyn Error + Send + Sync>),
     /// Not now: run the same attempt again later. Not a failure.
     Snooze(Duration),
+    /// The same, with a reason for whoever asks why the task waits.
+    SnoozeFor { delay: Duration, reason: String },
 }
 
 impl TaskError {
@@ -64,6 +66,11 @@ impl TaskError {
     /// Run the same attempt again after `delay`; asked to wait is not a failure.
     pub fn snooze(delay: Duration) -> Self {
         Self::Snooze(delay)
+    }
+
+    /// As [`snooze`](Self::snooze), with a reason for whoever asks why the task waits.
+    pub fn snooze_for(delay: Duration, reason: impl Into<String>) -> Self {
+        Self::SnoozeFor { delay, reason: reason.into() }
     }
 }
 

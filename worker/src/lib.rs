@@ -14,6 +14,7 @@ mod hang;
 mod heartbeat;
 mod life;
 mod listener;
+mod meters;
 mod pipeline;
 mod promoter;
 mod reaper;
@@ -25,6 +26,7 @@ mod worker;
 
 pub use context::{Context, ProgressError, Run};
 pub use handler::{End, Handler, TaskError, TaskResult};
+pub use meters::fetched;
 pub use registry::{Endpoints, Registry, RegistryBuilder, RegistryError};
 pub use settings::{SettingsError, WorkerSettings};
 pub use worker::{Stopped, Worker, WorkerError};

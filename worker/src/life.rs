@@ -24,6 +24,7 @@ use crate::{
     hang::{HangWatch, Longest, turn},
     heartbeat::{Heart, Pulse},
     listener::listen,
+    meters::Meters,
     pipeline::Pipeline,
     promoter::Promoter,
     reaper::Reaper,
@@ -55,6 +56,7 @@ pub(crate) struct Body {
     /// One a task that runs, whichever life started it.
     pub permits: Arc<Semaphore>,
     pub longest: Longest,
+    pub meters: Meters,
 }
 
 #[derive(Debug)]
@@ -125,6 +127,7 @@ impl Life {
             longest: body.longest.clone(),
             worker: id.as_str().into(),
             cancels,
+            meters: body.meters.clone(),
             tasks,
             cancelled,
             aborted: CancellationToken::new(),

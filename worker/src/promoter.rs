@@ -32,16 +32,18 @@ impl Promoter {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = Duration::ZERO;
         while stop.run_until_cancelled(sleep(pause)).await.is_some() {
-            let now = Utc::now();
-            pause = pause_until(self.step(now).await, now);
+            // A step that is left half way is done by others, or by the next worker here.
+            let Some(next) = stop.run_until_cancelled(self.step(Utc::now)).await else { return };
+            pause = pause_until(next, Utc::now());
         }
     }
 
-    /// Moves all that is due; tells when the next is.
-    pub async fn step(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    /// Moves all that is due; tells when the next is. `clock` is asked before each call of Redis, which
+    /// compares it with its own: a backlog may take longer than the two may differ.
+    pub async fn step(&self, clock: fn() -> DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut next = None;
         for shard in &self.shards {
-            match self.move_due(shard, now).await {
+            match self.move_due(shard, clock).await {
                 Ok(next_due) => next = next.into_iter().chain(next_due).min(),
                 // The other queues' tasks must not wait for this one.
                 Err(error) => {
@@ -55,9 +57,10 @@ impl Promoter {
     async fn move_due(
         &self,
         shard: &Shard,
-        now: DateTime<Utc>,
+        clock: fn() -> DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, BrokerError> {
         loop {
+            let now = clock();
             let tick = self.client.tick(shard, now).await?;
             let is_full = tick.is_full();
             if tick.is_paused() != self.pauses.holds(shard) {

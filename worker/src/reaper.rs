@@ -67,7 +67,9 @@ impl Reaper {
                 self.observations.forget();
                 continue;
             };
-            if let Err(error) = self.step(at, &beats, rand::random()).await {
+            // What is left half way others find as it was.
+            let step = self.step(at, &beats, rand::random());
+            if let Some(Err(error)) = stop.run_until_cancelled(step).await {
                 warn!(%error, "could not look after the other workers; trying again at the next beat");
             }
         }

@@ -32,7 +32,9 @@ pub fn decide(outcome: Outcome, history: History, policy: &RetryPolicy, jitter: 
         Outcome::Fatal { error } => Verdict::Bury { why: Why::Fatal, error },
         Outcome::Undecodable { error } => Verdict::Bury { why: Why::Args, error },
         Outcome::Unreadable { error } => Verdict::Bury { why: Why::Unreadable, error },
-        Outcome::Snoozed { delay } => Verdict::Defer { delay, reason: "snoozed".to_owned() },
+        Outcome::Snoozed { delay, reason } => {
+            Verdict::Defer { delay, reason: reason.unwrap_or_else(|| "snoozed".to_owned()) }
+        }
         Outcome::Unknown { what } if !history.park_left.is_zero() => {
             Verdict::Park { left: history.park_left, reason: what }
         }
@@ -97,8 +99,13 @@ mod tests {
     fn waiting_is_no_failure_and_burns_no_attempt() {
         let delay = Duration::from_secs(9);
         assert_eq!(
-            on(Outcome::Snoozed { delay }, 3, Duration::ZERO),
+            on(Outcome::Snoozed { delay, reason: None }, 3, Duration::ZERO),
             Verdict::Defer { delay, reason: "snoozed".into() }
+        );
+        let reason = Some("the shop is closed".to_owned());
+        assert_eq!(
+            on(Outcome::Snoozed { delay, reason }, 3, Duration::ZERO),
+            Verdict::Defer { delay, reason: "the shop is closed".into() }
         );
         assert_eq!(on(Outcome::Drained, 3, Duration::ZERO), Verdict::Release);
     }

@@ -13,6 +13,7 @@ use crate::{
     hang::Longest,
     heartbeat::HeartError,
     life::{Body, Life, Over},
+    meters::Meters,
 };
 
 /// Serves queues.
@@ -65,7 +66,8 @@ impl Worker {
         let shards = queues.iter().map(Shard::first).collect();
         let permits = Arc::new(Semaphore::new(settings.concurrency));
         let longest = Longest::default();
-        Ok(Self { body: Body { client, endpoints, settings, shards, permits, longest } })
+        let meters = Meters::new();
+        Ok(Self { body: Body { client, endpoints, settings, shards, permits, longest, meters } })
     }
 
     /// Its first id as Redis has it, `<host>-<boot>-<n>`; n grows should it be declared dead.

@@ -1,4 +1,4 @@
-//! `/metrics`: what the API counts of itself.
+//! `/metrics`: what the API counts of itself, and what it is given to tell beside it.
 
 use axum::{
     extract::State,
@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{metrics::Metrics, problem::Problem};
+use crate::{metrics::Told, problem::Problem};
 
 /// The media type of the text form of Prometheus.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -21,6 +21,6 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
         (status = "default", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(crate) async fn read(State(metrics): State<Metrics>) -> Response {
-    ([(header::CONTENT_TYPE, TEXT)], metrics.render()).into_response()
+pub(crate) async fn read(State(told): State<Told>) -> Response {
+    ([(header::CONTENT_TYPE, TEXT)], told.text().await).into_response()
 }

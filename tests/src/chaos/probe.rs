@@ -60,6 +60,8 @@ pub enum Act {
     Block(u64),
     /// Aborts the process.
     Abort,
+    /// Ends the process with this code.
+    Exit(i32),
     /// Aborts the process once its effect is committed, the first time.
     AbortAfterEffect,
     /// Takes the one place of [`PLACE`] for so many milliseconds.
@@ -82,6 +84,7 @@ impl Act {
             Self::Fail(_) => "fail",
             Self::Block(_) => "block",
             Self::Abort => "abort",
+            Self::Exit(_) => "exit",
             Self::AbortAfterEffect => "abort-after-effect",
             Self::Permit(_) => "permit",
             Self::Panic => "panic",
@@ -169,6 +172,7 @@ impl Trial {
             Act::Fail(_) => {}
             Act::Block(ms) => std::thread::sleep(Duration::from_millis(*ms)),
             Act::Abort => std::process::abort(),
+            Act::Exit(code) => std::process::exit(*code),
             Act::Panic => panic!("in two\nlines"),
             Act::Hog(mib) => {
                 let mut held = Vec::new();

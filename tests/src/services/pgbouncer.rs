@@ -25,22 +25,32 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts a pooler that shares `pool_size` connections to each database of `server`.
     pub fn start(server: &PostgresServer, pool_size: u32) -> Self {
-        Self::launch(server, pool_size, None)
+        Self::launch(server, pool_size, None, "transaction")
     }
 
     /// Starts one that takes nobody without TLS.
     pub fn start_with_tls(server: &PostgresServer, pool_size: u32, identity: &Identity) -> Self {
-        Self::launch(server, pool_size, Some(identity))
+        Self::launch(server, pool_size, Some(identity), "transaction")
     }
 
-    fn launch(server: &PostgresServer, pool_size: u32, identity: Option<&Identity>) -> Self {
+    /// Starts one in statement mode, through which nobody can have a transaction.
+    pub fn start_in_statement_mode(server: &PostgresServer) -> Self {
+        Self::launch(server, 2, None, "statement")
+    }
+
+    fn launch(
+        server: &PostgresServer,
+        pool_size: u32,
+        identity: Option<&Identity>,
+        mode: &str,
+    ) -> Self {
         let folders = [PathBuf::from("/usr/sbin")];
         let program =
             find_program(&["pgbouncer"], &folders).expect("pgbouncer: apt-get install pgbouncer");
         on_a_free_port(|port| {
             let service = Service::new("pgbouncer", Signal::SIGTERM).not_as_root("postgres");
             let pooler = Self { service, program: program.clone(), port };
-            pooler.configure(server, pool_size, identity);
+            pooler.configure(server, pool_size, identity, mode);
             pooler.run()?;
             Ok(pooler)
         })
@@ -71,7 +81,13 @@ impl PgBouncer {
         self.run().unwrap_or_else(|why| panic!("{why}"));
     }
 
-    fn configure(&self, server: &PostgresServer, pool_size: u32, identity: Option<&Identity>) {
+    fn configure(
+        &self,
+        server: &PostgresServer,
+        pool_size: u32,
+        identity: Option<&Identity>,
+        mode: &str,
+    ) {
         let tls = identity.map_or_else(String::new, |identity| {
             let file = |name, text| self.service.write_secret(name, text).display().to_string();
             format!(
@@ -88,7 +104,7 @@ impl PgBouncer {
              listen_port = {port}\n\
              unix_socket_dir =\n\
              auth_type = any\n\
-             pool_mode = transaction\n\
+             pool_mode = {mode}\n\
              default_pool_size = {pool_size}\n\
              max_client_conn = 500\n\
              {tls}",

@@ -7,7 +7,7 @@ use umbel_broker::keys::{self, Shard, Stream};
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Shared parts of scripts: no transitions of their own.
-const PARTS: [&str; 4] = ["entry", "fence", "limit", "waiting"];
+const PARTS: [&str; 5] = ["entry", "fence", "limit", "shown", "waiting"];
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap()

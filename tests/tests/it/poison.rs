@@ -158,12 +158,12 @@ async fn after_three_charged_deaths_it_is_buried_and_an_innocent_is_not() {
 }
 
 /// An entry as it stands after so many charged deaths.
-struct NewEntry {
+pub(crate) struct NewEntry {
     envelope: umbel_proto::Envelope,
 }
 
 impl NewEntry {
-    fn with_crashes(name: &str, crashes: u32) -> Self {
+    pub(crate) fn with_crashes(name: &str, crashes: u32) -> Self {
         let args = umbel_proto::codec::encode(&Probe::new(name, Act::Ok)).unwrap();
         let id = umbel_proto::TaskId::new(&"default".parse().unwrap(), uuid::Uuid::now_v7());
         let body = umbel_proto::Body { args, tracked: true, ..Default::default() };
@@ -172,7 +172,7 @@ impl NewEntry {
         Self { envelope: umbel_proto::Envelope { crashes, ..envelope } }
     }
 
-    fn add(self, house: &House) -> umbel_proto::TaskId {
+    pub(crate) fn add(self, house: &House) -> umbel_proto::TaskId {
         let mut add = redis::cmd("XADD");
         add.arg(shard().ready(umbel_broker::keys::Stream::Recovered)).arg("*");
         for (name, value) in self.envelope.fields() {

@@ -79,14 +79,34 @@ async fn a_task_that_ends_its_process_is_buried_after_three_deaths_and_its_neigh
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_exits_its_process_is_buried_whatever_code_it_takes() {
+    let site = Site::new();
+    // As if all were well, and as if a setting were wrong.
+    for code in [0, 2] {
+        let poison = enqueue(&site, Act::Exit(code)).await;
+        let mut up = site.launch("up", &[]);
+        let record = within(LONG, "the poison is buried", async || {
+            poison.record().await.unwrap().filter(|record| record.state.has_ended())
+        })
+        .await;
+        assert_eq!(record.state, TaskState::Failed);
+        assert_eq!(site.starts(poison.id()).len(), 3, "one start a death");
+        assert!(up.has_ended().is_none(), "{}", up.log());
+        let told = tombstones(&site);
+        assert_eq!(told.matches(&format!("crashed exit code {code}")).count(), 3, "{told}");
+        assert!(up.stop().await.success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tasks_that_block_every_thread_are_not_started_elsewhere() {
     let site = Site::new();
     let worker = |env: &[(&str, &str)]| site.launch("worker", env);
     let first = worker(&[("CONCURRENCY", "2"), ("TOKIO_WORKER_THREADS", "2")]);
     let mut handles = Vec::new();
-    // Two leases and a half, on all threads that there are.
+    // Five leases, on all threads that there are.
     for _ in 0..2 {
-        handles.push(enqueue(&site, Act::Block(30_000)).await);
+        handles.push(enqueue(&site, Act::Block(61_000)).await);
     }
     eventually("both threads are blocked", async || {
         (site.history().lines.len() == 2).then_some(())
@@ -94,7 +114,7 @@ async fn tasks_that_block_every_thread_are_not_started_elsewhere() {
     .await;
     let second = worker(&[]);
     for handle in &handles {
-        within(LONG, "it has ended", async || {
+        within(2 * LONG, "it has ended", async || {
             handle.record().await.unwrap().filter(|record| record.state.has_ended())
         })
         .await;

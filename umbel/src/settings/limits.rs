@@ -18,9 +18,13 @@ pub(crate) struct LimitSettings {
     #[arg(long, env = "BODY_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
     pub body_timeout: Duration,
 
-    /// How long a connection may take to send the head of a request, or be idle
+    /// How long a connection may take to send the head of a request
     #[arg(long, env = "HEADER_TIMEOUT", global = true, default_value = "15s", value_parser = crate::env::duration)]
     pub header_timeout: Duration,
+
+    /// How long a connection is kept between two requests: longer than the proxy before it keeps it
+    #[arg(long, env = "KEEP_ALIVE", global = true, default_value = "75s", value_parser = crate::env::duration)]
+    pub keep_alive: Duration,
 
     /// How many requests the API works on at once
     #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = Limits::default().in_flight)]
@@ -57,6 +61,7 @@ impl LimitSettings {
         Limits {
             body_bytes: self.body_limit,
             header_timeout: self.header_timeout,
+            keep_alive: self.keep_alive,
             body_timeout: self.body_timeout,
             in_flight: self.max_in_flight,
             connections: self.max_connections,
@@ -67,11 +72,12 @@ impl LimitSettings {
     }
 
     /// Those that are always there.
-    pub fn as_env(&self) -> [(&'static str, String); 8] {
+    pub fn as_env(&self) -> [(&'static str, String); 9] {
         [
             ("BODY_LIMIT", self.body_limit.to_string()),
             ("BODY_TIMEOUT", milliseconds(self.body_timeout)),
             ("HEADER_TIMEOUT", milliseconds(self.header_timeout)),
+            ("KEEP_ALIVE", milliseconds(self.keep_alive)),
             ("MAX_IN_FLIGHT", self.max_in_flight.to_string()),
             ("MAX_CONNECTIONS", self.max_connections.to_string()),
             ("RATE_LIMIT", self.rate_limit.to_string()),

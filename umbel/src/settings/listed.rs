@@ -68,6 +68,15 @@ impl Setting {
 
 /// Read by the framework or by the libraries below it, and no flags.
 pub(crate) const OTHERS: &[Setting] = &[
+    Setting::new("OTEL_EXPORTER_OTLP_ENDPOINT", "where traces are sent, by OTLP over HTTP; `/v1/traces` is added", "`http://` or `https://` address").otherwise("none: no traces"),
+    Setting::new("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "the same, taken as it is; goes before it", "as there").otherwise("none"),
+    Setting::new("OTEL_EXPORTER_OTLP_PROTOCOL", "how traces are sent", "word").default("http/protobuf").limits("no other"),
+    Setting::new("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "the same; goes before it", "word").limits("no other"),
+    Setting::new("OTEL_SERVICE_NAME", "the name of the service in traces", "text").otherwise("that of the application"),
+    Setting::new("OTEL_TRACES_SAMPLER", "which traces are taken", "one of the six of the specification").default("parentbased_always_on"),
+    Setting::new("OTEL_TRACES_SAMPLER_ARG", "the part of traces that is taken, for the samplers by ratio", "number").limits("0 to 1"),
+    Setting::new("OTEL_TRACES_EXPORTER", "`none` sends no traces", "word").default("otlp"),
+    Setting::new("OTEL_SDK_DISABLED", "`true` sends no traces", "`true` or `false`").default("false"),
     Setting::new("RUST_LOG", "as `LOG_LEVEL`, for those who are used to it; goes before it", "as there"),
     Setting::new(
         "SSL_CERT_FILE",

@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use umbel_broker::{
-    Acquired, BrokerSettings, CallOptions, Cancel, Client, Held, LimitRules, NewTask, When,
+    Acquired, BrokerSettings, CallOptions, Cancel, Client, Held, LimitRules, NewTask, PurgeKind,
+    When,
     dead::LetterFilter,
     liveness::{Cause, Heartbeat},
     schedules::EntryRecord,
@@ -161,6 +162,37 @@ async fn look_after(client: &Client) {
     client.living_workers().await.unwrap();
     client.schedules(Utc::now()).await.unwrap();
     client.schedule("sweep", 1, Utc::now()).await.unwrap().unwrap();
+}
+
+/// What the verbs of the terminal ask.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_may_look_at_all_and_act_and_no_more() {
+    let (house, parked) = queue_in_use().await;
+    let queue = shard().queue().clone();
+    let rules = LimitRules::new().at_once(1);
+    let Acquired::Granted(permit) = house.client.acquire("host", "a", &rules).await.unwrap() else {
+        panic!("nobody else asks")
+    };
+    forget(&house.redis);
+    let client = client(&house.redis);
+    client.server_status().await.unwrap();
+    client.ping().await.unwrap();
+    enqueue_and_look(&client).await;
+    assert_eq!(client.limits(None, 10).await.unwrap().len(), 1);
+    assert!(client.whereabouts(&parked).await.unwrap().open.is_some());
+    assert!(!client.ready_tasks(&queue, 10).await.unwrap().is_empty());
+    assert!(!client.delayed_tasks(&queue, 10).await.unwrap().is_empty());
+    assert_eq!(client.parked_tasks(&queue, 10).await.unwrap().len(), 1);
+    client.held_tasks(&queue, 10).await.unwrap();
+    assert_eq!(client.cancel(&parked, "ann").await.unwrap(), Some(Cancel::Waiting));
+    look_after(&client).await;
+    for kind in [PurgeKind::Queued, PurgeKind::Delayed, PurgeKind::Parked] {
+        let mut purge = client.purge(&queue, kind, "ann").await.unwrap();
+        while purge.step().await.unwrap().is_some() {}
+    }
+    assert!(client.whereabouts(&parked).await.unwrap().record.is_some());
+    compare(&house.redis, "operator");
+    permit.release().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use umbel_tests::{
     services::RedisServer,
 };
 
-use super::ROLES;
+use super::{ALL, OPERATOR, ROLES};
 
 const STREAM: &str = "umbel:{default}:ready:normal";
 
@@ -122,6 +122,15 @@ async fn what_no_role_needs_is_refused() {
         let (denied, told) = (house.redis.denied(), format!("{user} {told}"));
         assert!(denied.contains(&told), "{told} in {denied:#?}");
     }
+    // Who operates looks through the names of keys, and throws away what nobody holds.
+    let mut operator = connect(&house.redis, OPERATOR);
+    let not_scan = FORBIDDEN.iter().filter(|command| command[0] != "SCAN");
+    let own = ["XDEL", "XRANGE", "EXPIRE"];
+    let only_workers = OF_WORKERS.iter().filter(|command| !own.contains(&command[0]));
+    for command in not_scan.chain(FORBIDDEN_TO_CLIENTS).chain(only_workers) {
+        assert!(is_denied(ask(&mut operator, command)), "{OPERATOR}: {command:?}");
+    }
+    house.redis.denied();
     assert_eq!(stands(), before, "nothing has changed");
 }
 
@@ -129,7 +138,7 @@ async fn what_no_role_needs_is_refused() {
 fn as_it_is_shipped_the_file_lets_nobody_in() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/redis-users.acl");
     let redis = RedisServer::start_with(&[], &["--aclfile", file]);
-    for user in ROLES {
+    for user in ALL {
         assert!(redis.cli(&["ACL", "LIST"]).contains(&format!("user {user} on ")));
         for password in ["", user] {
             let answer = redis.cli(&["AUTH", user, password]);

@@ -7,6 +7,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use umbel_tests::{
     eventually::{eventually, within},
+    otlp::Collector,
     pages::Pages,
     process::{Launch, Process, children, free_port},
     scraperapi::FakeScraperApi,
@@ -24,6 +25,7 @@ struct Cage {
     redis: RedisServer,
     postgres: PostgresServer,
     api: FakeScraperApi,
+    collector: Collector,
     port: u16,
     metrics: u16,
 }
@@ -42,7 +44,8 @@ impl Cage {
         ));
         postgres.restart();
         let api = FakeScraperApi::start(&format!("{CANARY}-scraperapi"), 0).await.unwrap();
-        Self { redis, postgres, api, port: free_port(), metrics: free_port() }
+        let collector = Collector::start().await.unwrap();
+        Self { redis, postgres, api, collector, port: free_port(), metrics: free_port() }
     }
 
     fn launch(&self, args: &[&str]) -> Launch {
@@ -64,6 +67,9 @@ impl Cage {
             .env("SCRAPE_ALLOW_PRIVATE", "127.0.0.1")
             .env("PORT", self.port)
             .env("METRICS_PORT", self.metrics)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", self.collector.url())
+            .env("OTEL_EXPORTER_OTLP_HEADERS", format!("api-key={CANARY}-otel"))
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
             // Of our crates and of all below them, by both names.
             .env("LOG_LEVEL", "trace")
             .env("RUST_LOG", "trace")
@@ -207,7 +213,9 @@ async fn no_secret_is_told_or_kept_while_the_house_works_and_while_its_services_
     }
     let metrics = format!("http://127.0.0.1:{}/metrics", cage.metrics);
     let metrics = admin.http.get(metrics).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("umbel_http_requests_total"), "{metrics}");
+    for part in ["umbel_http_requests_total", "umbel_task_failures_total", "umbel_postgres"] {
+        assert!(metrics.contains(part), "{part}: {metrics}");
+    }
     heard.of("metrics", metrics);
     heard.of("the command lines", command_lines(umbel.pid()));
 
@@ -228,6 +236,11 @@ async fn no_secret_is_told_or_kept_while_the_house_works_and_while_its_services_
         assert!(log.contains(part), "{part}: the log is not that of everybody");
     }
     heard.of("the log", log);
+    let traces = cage.collector.heard();
+    for part in ["process pages.scrape", "db.transaction", "server.address"] {
+        assert!(traces.contains(part), "{part}: the traces are not those of everybody");
+    }
+    heard.of("traces", traces);
     heard.is_without_canary();
     let kept = &heard.0.iter().find(|(whom, _)| whom == "redis").unwrap().1;
     assert!(kept.contains("pages.scrape"), "what is kept was looked at");

@@ -103,6 +103,21 @@ async fn a_body_that_drips_is_a_408_and_the_end_of_its_connection() {
     assert_eq!((status, &problem["status"]), (408, &408.into()));
 }
 
+/// A proxy keeps it for its next request; one that ended meanwhile would take that with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_served_may_pause_longer_than_a_head_may_take() {
+    let gate = Gate::open(jwt(), hasty).await;
+    let mut connection = gate.connect().await;
+    for _ in 0..2 {
+        connection.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = connection.read(&mut answer).await.unwrap();
+        assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{}", answer[..read].escape_ascii());
+        let nothing = tokio::time::timeout(3 * SOON, connection.read(&mut answer)).await;
+        assert!(nothing.is_err(), "it has ended: {nothing:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_have_a_size_and_a_number_of_lines() {
     let gate = Gate::open(jwt(), |_| {}).await;
@@ -128,6 +143,7 @@ async fn whoever_sends_a_head_drip_by_drip_loses_the_connection() {
     // There is one place: it is free again, or nobody else is served.
     let gate = Gate::open(jwt(), |settings| {
         hasty(settings);
+        settings.limits.keep_alive = SOON;
         settings.limits.connections = 1;
     })
     .await;

@@ -172,7 +172,8 @@ async fn roles_of_published_tokens_open_what_the_settings_say() {
     assert_eq!(status("service_role", "/metrics").await, StatusCode::NOT_FOUND);
     let there = |path: &str| api.browser.get(format!("http://127.0.0.1:{metrics}{path}")).send();
     let text = there("/metrics").await.unwrap().text().await.unwrap();
-    let told = r#"umbel_http_requests_total{route="/v1/tasks",method="GET",status="2xx"} 2"#;
+    let told =
+        r#"umbel_http_requests_total{role="api",route="/v1/tasks",method="GET",status="2xx"} 2"#;
     assert!(text.contains(told), "{text}");
     assert_eq!(there("/v1/tasks").await.unwrap().status(), StatusCode::NOT_FOUND);
     assert_eq!(api.process.stop().await.code(), Some(0));

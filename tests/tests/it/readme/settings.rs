@@ -136,7 +136,7 @@ fn the_defaults_of_the_framework_are_those_of_its_help() {
     let mut found = 0;
     for row in rows() {
         // In brackets, with the value that is set now: `[env: PORT=8000]`.
-        let Some((_, rest)) = text.split_once(&format!("[env: {}", row.name)) else { continue };
+        let Some((_, rest)) = text.split_once(&format!("[env: {}=", row.name)) else { continue };
         let default = rest.split("[env: ").next().unwrap().split_once("[default: ");
         let default = default.map(|(_, rest)| rest.split(']').next().unwrap().to_owned());
         assert_eq!(row.default, default, "{}", row.name);

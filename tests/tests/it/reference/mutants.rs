@@ -338,6 +338,11 @@ mutants! {
             "'%-' .. ARGV[1] .. '%-%d+$'" => "'.'",
             Chance(2);
     }
+    "sign_off" {
+        "who signs off is taken to live":
+            "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])" => "",
+            Chance(2);
+    }
     "consumers" {
         "who reads only the upper streams is not seen":
             "for i = 2, 5 do" => "for i = 5, 5 do",
