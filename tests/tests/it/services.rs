@@ -40,8 +40,21 @@ fn the_redis_that_runs_is_the_one_that_was_asked_for() {
 }
 
 /// Modules that have a Redis and are not about what stands in it: `scripts/test` runs them once.
-const ONCE: [&str; 9] =
-    ["bombs", "edge", "handbook", "proxy", "readme", "scraper", "store", "tls", "whole_house"];
+const ONCE: [&str; 13] = [
+    "bombs",
+    "deploy",
+    "edge",
+    "handbook",
+    "metrics",
+    "proxy",
+    "readme",
+    "scraper",
+    "store",
+    "terminal",
+    "tls",
+    "traces",
+    "whole_house",
+];
 
 #[test]
 fn what_is_about_the_protocol_runs_on_valkey_and_with_users_too() {

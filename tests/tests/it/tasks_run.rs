@@ -2,12 +2,14 @@
 
 use std::{future::IntoFuture, task::Poll, time::Duration};
 
+use nix::sys::signal::Signal;
 use umbel_broker::{BrokerError, WaitError};
 use umbel_proto::{Priority, TaskState};
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
     house::House,
     probe::{Act, Probe},
+    process::send,
 };
 use umbel_worker::End;
 
@@ -343,11 +345,16 @@ async fn a_caller_who_gives_up_half_way_keeps_nobody_waiting() {
     house.client.enqueue(Probe::new("first", Act::Ok)).await.unwrap();
     let probe = |name: &str| house.client.enqueue(Probe::new(name, Act::Ok)).into_future();
     let (mut gives_up, waits) = (probe("a"), probe("b"));
+    // Until it goes on, Redis answers nobody.
+    send(house.redis.pid(), Signal::SIGSTOP);
     let sent = std::future::poll_fn(|cx| Poll::Ready(gives_up.as_mut().poll(cx)));
     assert!(sent.await.is_pending(), "it is on its way");
-    let waits = tokio::spawn(waits);
-    tokio::task::yield_now().await;
+    let mut waits = waits;
+    let queued = std::future::poll_fn(|cx| Poll::Ready(waits.as_mut().poll(cx)));
+    assert!(queued.await.is_pending(), "it waits for the one on its way");
     drop(gives_up);
+    let waits = tokio::spawn(waits);
+    send(house.redis.pid(), Signal::SIGCONT);
     let handle = tokio::time::timeout(LONG, waits).await.unwrap().unwrap().unwrap();
     assert_eq!(handle.record().await.unwrap().unwrap().state, TaskState::Queued);
 }
