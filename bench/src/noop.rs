@@ -38,7 +38,9 @@ impl<const KEPT: bool> NoOp<KEPT> {
 
     /// With an argument of so many bytes.
     pub fn sized(place: usize, bytes: usize) -> Self {
-        Self { text: format!("{place:0bytes$}") }
+        // A width of the formatter ends at 65,535.
+        let digits = format!("{place:0PLACE_DIGITS$}");
+        Self { text: "0".repeat(bytes.saturating_sub(digits.len())) + &digits }
     }
 }
 

@@ -169,6 +169,8 @@ impl Umbel {
         let first = origin + (first - now).to_std()?;
         starts
             .into_iter()
+            // Behind them is the one that showed that the worker is there.
+            .take(tasks)
             .enumerate()
             .map(|(place, start)| {
                 let due = first + due(place);
