@@ -33,6 +33,7 @@ mod pause;
 pub mod peek;
 mod purge;
 mod reconcile;
+mod reply;
 pub mod roster;
 pub mod schedules;
 mod script;
@@ -46,6 +47,7 @@ pub mod slots;
 mod stop;
 mod wait;
 pub mod whereabouts;
+mod wire;
 
 pub use cancel::Cancel;
 pub use client::Client;
