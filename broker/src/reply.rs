@@ -13,6 +13,9 @@ const LINE_MAX: usize = 64 * 1024;
 /// number must not overflow.
 const ELEMENTS_MAX: usize = 1 << 24;
 
+/// As many digits as any length has here.
+const LENGTH_DIGITS: usize = 9;
+
 /// What came is no reply, and nobody can tell where the next one begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("redis answered in no protocol that is known")]
@@ -32,37 +35,73 @@ enum Token<'a> {
 
 /// The element that `bytes` begin with, and how long it is; `None` where its end has not come yet.
 fn token(bytes: &[u8]) -> Result<Option<(Token<'_>, usize)>, Garbled> {
-    let Some(&kind) = bytes.first() else { return Ok(None) };
-    if !b"+-:$*".contains(&kind) {
-        return Err(Garbled);
-    }
-    let Some(end) = bytes.iter().take(LINE_MAX).position(|byte| *byte == b'\n') else {
-        return if bytes.len() < LINE_MAX { Ok(None) } else { Err(Garbled) };
-    };
-    let line = bytes[1..end].strip_suffix(b"\r").ok_or(Garbled)?;
-    let after = end + 1;
-    Ok(Some(match kind {
-        b'+' => (Token::Simple, after),
-        b'-' => (Token::Error, after),
-        b':' => (Token::Integer, after),
-        b'$' | b'*' if line == b"-1" => (Token::Nil, after),
-        b'*' => (Token::Array(length(line, ELEMENTS_MAX)?), after),
-        _ => {
-            let length = length(line, BULK_MAX)?;
-            let Some(bulk) = bytes.get(after..after + length + 2) else { return Ok(None) };
-            let bulk = bulk.strip_suffix(b"\r\n").ok_or(Garbled)?;
-            (Token::Bulk(bulk), after + length + 2)
+    let simple = match bytes.first() {
+        Some(b'$') => return bulk(bytes),
+        Some(b'*') => {
+            return Ok(length(bytes, ELEMENTS_MAX)?.map(|(length, after)| match length {
+                Some(elements) => (Token::Array(elements), after),
+                None => (Token::Nil, after),
+            }));
         }
-    }))
+        Some(b'+') => Token::Simple,
+        Some(b'-') => Token::Error,
+        Some(b':') => Token::Integer,
+        Some(_) => return Err(Garbled),
+        None => return Ok(None),
+    };
+    match bytes.iter().take(LINE_MAX).position(|byte| *byte == b'\n') {
+        Some(end) if bytes[end - 1] == b'\r' => Ok(Some((simple, end + 1))),
+        None if bytes.len() < LINE_MAX => Ok(None),
+        _ => Err(Garbled),
+    }
 }
 
-fn length(digits: &[u8], most: usize) -> Result<usize, Garbled> {
-    // Nine digits cannot overflow.
-    if !(1..=9).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(Garbled);
+fn bulk(bytes: &[u8]) -> Result<Option<(Token<'_>, usize)>, Garbled> {
+    let Some((length, after)) = length(bytes, BULK_MAX)? else { return Ok(None) };
+    let Some(length) = length else { return Ok(Some((Token::Nil, after))) };
+    let Some(bulk) = bytes.get(after..after + length + 2) else { return Ok(None) };
+    let bulk = bulk.strip_suffix(b"\r\n").ok_or(Garbled)?;
+    Ok(Some((Token::Bulk(bulk), after + length + 2)))
+}
+
+/// The number in the line that `bytes` begin with, and where that ends; -1 stands for nothing.
+fn length(bytes: &[u8], most: usize) -> Result<Option<(Option<usize>, usize)>, Garbled> {
+    let mut length = 0;
+    for (at, byte) in bytes.iter().enumerate().skip(1) {
+        match byte {
+            b'0'..=b'9' => {
+                length = length * 10 + usize::from(byte - b'0');
+                if length > most {
+                    return Err(Garbled);
+                }
+            }
+            b'\r' if at > 1 => {
+                return match bytes.get(at + 1) {
+                    Some(b'\n') => Ok(Some((Some(length), at + 2))),
+                    Some(_) => Err(Garbled),
+                    None => Ok(None),
+                };
+            }
+            b'-' if at == 1 => return nothing(bytes),
+            _ => return Err(Garbled),
+        }
+        // Zeros without end.
+        if at > LENGTH_DIGITS {
+            return Err(Garbled);
+        }
     }
-    let length = digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0'));
-    if length <= most { Ok(length) } else { Err(Garbled) }
+    Ok(None)
+}
+
+fn nothing(bytes: &[u8]) -> Result<Option<(Option<usize>, usize)>, Garbled> {
+    const NOTHING: &[u8] = b"-1\r\n";
+    if bytes[1..].starts_with(NOTHING) {
+        Ok(Some((None, 1 + NOTHING.len())))
+    } else if NOTHING.starts_with(&bytes[1..]) {
+        Ok(None)
+    } else {
+        Err(Garbled)
+    }
 }
 
 /// Goes over replies while they come, and looks at each element once.

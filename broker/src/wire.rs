@@ -67,7 +67,9 @@ impl Wire {
             wire.introduce(info).await?;
             Ok(wire)
         };
-        timeout(within, connecting).await.unwrap_or_else(|_| Err(RedisError::from(too_late(within)).into()))
+        timeout(within, connecting)
+            .await
+            .unwrap_or_else(|_| Err(RedisError::from(too_late(within)).into()))
     }
 
     async fn introduce(&mut self, info: &ConnectionInfo) -> Result<(), BrokerError> {
