@@ -9,7 +9,8 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation, aio::ConnectionManager, cmd,
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation,
+    aio::ConnectionManager, cmd,
 };
 use umbel_proto::QueueName;
 
@@ -91,15 +92,10 @@ impl Client {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The connection comes back by itself when it breaks, but not when it only falls silent, as
-    /// behind a proxy, nor after a refused password, nor when its server has become a replica and
-    /// the name leads to another by now: then it is given up for a new one.
+    /// Gives the connection up for a new one where it would not come back by itself.
     fn judged<T>(&self, answer: RedisResult<T>, timed: &Call) -> Result<T, BrokerError> {
         answer.map_err(|error| {
-            if error.is_timeout()
-                || error.kind() == ErrorKind::AuthenticationFailed
-                || error.code() == Some("READONLY")
-            {
+            if stays_lost(&error) {
                 match self.connector.shared() {
                     Ok(anew) => {
                         *self.connection.lock().unwrap_or_else(PoisonError::into_inner) = anew;
@@ -177,6 +173,16 @@ impl Client {
         });
         Ok(parsed.collect())
     }
+}
+
+/// The shared connection comes back by itself when it breaks, but not when it only falls silent, as
+/// behind a proxy; nor when it was refused a password or cut off while it connected, which it
+/// remembers as its answer for ever; nor when its server has become a replica and the name leads to
+/// another by now.
+fn stays_lost(error: &RedisError) -> bool {
+    error.is_timeout()
+        || matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::Parse)
+        || error.code() == Some("READONLY")
 }
 
 impl fmt::Debug for Client {

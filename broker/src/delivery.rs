@@ -69,7 +69,18 @@ pub struct Contents {
     pub parked: Option<DateTime<Utc>>,
 }
 
+/// What a run is held as, while it is.
+#[derive(Debug, Clone)]
+pub struct HeldAs {
+    key: Arc<EntryKey>,
+    run: Arc<Run>,
+}
+
 impl Delivery {
+    pub fn held_as(&self) -> HeldAs {
+        HeldAs { key: self.key.clone(), run: self.run.clone() }
+    }
+
     pub(crate) fn read(key: EntryKey, epoch: Arc<Epoch>, fields: &[(Vec<u8>, Vec<u8>)]) -> Self {
         let field = |name: &str| field(fields, name);
         let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
@@ -209,6 +220,11 @@ impl Held {
                 held.remove(key);
             }
         }
+    }
+
+    /// Whether this run is held still.
+    pub fn has(&self, HeldAs { key, run }: &HeldAs) -> bool {
+        self.knows(key, run)
     }
 
     /// How many tasks are held.

@@ -18,11 +18,12 @@ use crate::{
     meters, script,
 };
 
-/// How many tasks one script call takes: longer scripts would hold up every other client.
-const BATCH_MAX: usize = 128;
+/// How many tasks one script call takes, or ends: longer scripts would hold up every other client.
+pub(crate) const BATCH_MAX: usize = 128;
 
-/// How many packed bytes one script call takes, well under a client's query buffer.
-const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How many packed bytes one script call takes: over a line of 3 Mbit/s they are there before the
+/// answer is given up, or it would be sent again and again.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
 /// How long an idempotency key is remembered.
 pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);

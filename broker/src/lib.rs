@@ -50,7 +50,7 @@ pub mod whereabouts;
 pub use cancel::Cancel;
 pub use client::Client;
 pub use consumer::Consumer;
-pub use delivery::{Contents, Delivery, Held, parked_task};
+pub use delivery::{Contents, Delivery, Held, HeldAs, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
 pub use inspect::{PastRun, QueueStatus, TaskRecord};

@@ -117,6 +117,17 @@ pub struct Settlement {
     pub terms: Terms,
 }
 
+impl Settlement {
+    /// About how much is said to Redis of it.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.verdict {
+            Verdict::Complete { output } => output.len(),
+            Verdict::Retry { error, .. } | Verdict::Bury { error, .. } => error.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What a settle was answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {

@@ -10,15 +10,23 @@ use std::{
 };
 
 use chrono::Utc;
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
 use tracing::{error, warn};
 
-use crate::{BrokerError, Client, Held, Settlement, delivery::Epoch, meters, settle::Answer};
+use crate::{
+    Client, Held, Settlement,
+    delivery::Epoch,
+    enqueue::{BATCH_MAX, batch_of},
+    meters,
+    settle::Answer,
+};
 
-/// How many runs one script call ends: a longer script would hold up every other client.
-const BATCH_MAX: usize = 128;
-
-/// How many ended runs may wait for Redis before the worker stops fetching.
+/// How many ended runs may wait for Redis before the worker stops fetching; and how many may be set
+/// aside before the others wait for them.
 const QUEUE_MAX: usize = 10_000;
 
 /// After a refused or lost settle; Redis is asked again until it answers, and goes on being asked
@@ -39,7 +47,8 @@ impl Settler {
     pub fn start(client: Client, worker: String, held: Held) -> (Self, JoinHandle<()>) {
         let (queue, ended) = mpsc::channel(QUEUE_MAX);
         let stale = Arc::new(AtomicU64::new(0));
-        let run = Loop { client, worker, held, ended, stale: stale.clone() };
+        let aside = Aside::default();
+        let run = Loop { client, worker, held, ended, stale: stale.clone(), aside };
         (Self { queue, stale }, tokio::spawn(run.run()))
     }
 
@@ -63,27 +72,75 @@ struct Loop {
     held: Held,
     ended: mpsc::Receiver<Settlement>,
     stale: Arc<AtomicU64>,
+    aside: Aside,
+}
+
+/// What Redis refuses in a way that somebody must mend: it is tried again and again, and keeps
+/// nothing from being settled that has no part in it.
+#[derive(Default)]
+struct Aside {
+    ended: Vec<Settlement>,
+    again: Option<(Instant, Duration)>,
+}
+
+impl Aside {
+    fn put(&mut self, ended: Vec<Settlement>, pause: Duration) {
+        self.ended.extend(ended);
+        self.again.get_or_insert_with(|| (Instant::now() + pause, pause));
+    }
+
+    /// All of it, and the pause after which it is tried again if it is refused again.
+    fn take(&mut self) -> (Vec<Settlement>, Duration) {
+        let pause = self.again.take().map_or(RETRY_FIRST, |(_, pause)| longer(pause));
+        (mem::take(&mut self.ended), pause)
+    }
 }
 
 impl Loop {
     async fn run(mut self) {
-        let mut batch = Vec::new();
-        while self.ended.recv_many(&mut batch, BATCH_MAX).await > 0 {
-            self.step(mem::take(&mut batch)).await;
+        while let Some((batch, pause)) = self.next().await {
+            self.step(batch, pause).await;
         }
     }
 
-    /// Settles a batch, however often Redis must be asked.
-    async fn step(&mut self, mut batch: Vec<Settlement>) {
+    /// What is to be settled next; `None`: nothing is left, and nothing will come.
+    async fn next(&mut self) -> Option<(Vec<Settlement>, Duration)> {
+        let mut batch = Vec::new();
+        match self.aside.again {
+            None => {
+                self.ended.recv_many(&mut batch, BATCH_MAX).await;
+            }
+            // However much comes, its turn comes too.
+            Some((at, _)) if self.aside.ended.len() >= QUEUE_MAX || at <= Instant::now() => {
+                sleep_until(at).await;
+            }
+            Some((at, _)) => {
+                let more = self.ended.recv_many(&mut batch, BATCH_MAX);
+                // None will come any more.
+                if timeout_at(at, more).await == Ok(0) {
+                    sleep_until(at).await;
+                }
+            }
+        }
+        if batch.is_empty() && self.aside.again.is_some() {
+            return Some(self.aside.take());
+        }
+        (!batch.is_empty()).then_some((batch, RETRY_FIRST))
+    }
+
+    /// Settles a batch, however often Redis must be asked; what it refuses for other reasons than
+    /// its own state is set aside for `aside_for`.
+    async fn step(&mut self, mut batch: Vec<Settlement>, aside_for: Duration) {
         let mut pause = RETRY_FIRST;
         while let Some(first) = batch.first() {
             let (shard, epoch) = (first.delivery.key.shard.clone(), first.delivery.epoch.clone());
-            let (group, rest) = split(batch, |settlement| {
+            let (mut group, rest) = split(batch, |settlement| {
                 settlement.delivery.key.shard == shard && same(&settlement.delivery.epoch, &epoch)
             });
             batch = rest;
+            batch.extend(group.split_off(batch_of(group.iter().map(Settlement::bytes))));
             let answer = self.client.settle(&shard, &epoch, &self.worker, &group, Utc::now()).await;
-            let trouble = match answer {
+            let (group, trouble) = match answer {
                 Ok(Some(answers)) => {
                     self.note(&group, &answers);
                     pause = RETRY_FIRST;
@@ -99,20 +156,21 @@ impl Loop {
                             batch.extend(valid);
                             continue;
                         }
-                        Err((group, error)) => {
-                            batch.extend(group);
-                            error
-                        }
+                        Err(trouble) => trouble,
                     }
                 }
-                Err(error) => {
-                    batch.extend(group);
-                    error
-                }
+                Err(error) => (group, error),
             };
-            report(&trouble, batch.len(), pause);
-            sleep(pause).await;
-            pause = (pause * 2).min(RETRY_LONGEST);
+            let waiting = batch.len() + group.len() + self.aside.ended.len();
+            if trouble.is_transient() {
+                warn!(error = %trouble, waiting, "could not settle; trying again in {pause:?}");
+                batch.extend(group);
+                sleep(pause).await;
+                pause = longer(pause);
+            } else {
+                error!(error = %trouble, waiting, "cannot settle; trying again in {aside_for:?}");
+                self.aside.put(group, aside_for);
+            }
         }
     }
 
@@ -159,10 +217,6 @@ fn same(a: &Arc<Epoch>, b: &Arc<Epoch>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
 
-fn report(trouble: &BrokerError, waiting: usize, pause: Duration) {
-    if trouble.is_transient() {
-        warn!(error = %trouble, waiting, "could not settle; trying again in {pause:?}");
-    } else {
-        error!(error = %trouble, waiting, "cannot settle; trying again in {pause:?}");
-    }
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(RETRY_LONGEST)
 }

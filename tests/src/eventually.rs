@@ -8,6 +8,9 @@ use std::{
 /// How long a fact may take on a busy machine before a test fails.
 pub const LONGEST: Duration = Duration::from_secs(30);
 
+/// How long a fact must stand that nothing should change: twice what changes here take.
+const A_WHILE: Duration = Duration::from_secs(2);
+
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Asks until the answer is `Some`; panics with what was waited for after [`LONGEST`].
@@ -47,6 +50,15 @@ pub async fn eventually_eq<T: PartialEq + Debug>(
             Instant::now() < deadline,
             "not within {LONGEST:?}: {what}: expected {expected:?}, last was {answer:?}"
         );
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The answer is `expected` for a while, at each look.
+pub async fn stays<T: PartialEq + Debug>(expected: T, mut ask: impl AsyncFnMut() -> T) {
+    let until = Instant::now() + A_WHILE;
+    while Instant::now() < until {
+        assert_eq!(ask().await, expected);
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

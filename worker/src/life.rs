@@ -74,6 +74,8 @@ pub(crate) struct Life {
     reading: Stop,
     fetching: JoinHandle<()>,
     settling: JoinHandle<()>,
+    promoting: JoinHandle<()>,
+    reaping: JoinHandle<()>,
     others: TaskTracker,
 }
 
@@ -153,9 +155,9 @@ impl Life {
         others.spawn(listen(pauses.clone(), stop.clone()));
         let promoter =
             Promoter::new(client.clone(), body.shards.clone(), body.endpoints.clone(), pauses);
-        others.spawn(promoter.run(stop.clone()));
+        let promoting = others.spawn(promoter.run(stop.clone()));
         let reaper = Reaper::new(client.clone(), id.clone(), pulse.clone(), body.settings.lease);
-        others.spawn(reaper.run(stop.clone()));
+        let reaping = others.spawn(reaper.run(stop.clone()));
         others.close();
         let grace = body.settings.grace;
         Ok(Self {
@@ -172,6 +174,8 @@ impl Life {
             reading,
             fetching,
             settling,
+            promoting,
+            reaping,
             others,
         })
     }
@@ -186,6 +190,8 @@ impl Life {
             () = self.pulse.ended.cancelled() => Over::Broken("the heartbeat"),
             _ = &mut self.fetching => Over::Broken("the fetch loop"),
             _ = &mut self.settling => Over::Broken("the settler"),
+            _ = &mut self.promoting => Over::Broken("the promoter"),
+            _ = &mut self.reaping => Over::Broken("the reaper"),
         }
     }
 

@@ -29,6 +29,11 @@ const BUSY_LOOK: Duration = Duration::from_secs(10);
 /// How often a worker whose heartbeat is not answered looks whether it may start tasks again.
 const STALE_PULSE_LOOK: Duration = Duration::from_millis(100);
 
+/// How often a worker looks whether the end of a task that ran alone is written down, and how long it
+/// looks: a queue that Redis refuses must not keep the others from running.
+const SETTLED_LOOK: Duration = Duration::from_millis(10);
+const SETTLED_LIMIT: Duration = Duration::from_secs(30);
+
 /// How many permits are enough for a read: as many tasks as one read brings.
 const GATHERED: usize = 64;
 
@@ -122,14 +127,15 @@ impl Pipeline {
     }
 
     /// Starts a task that may be what kills workers once nothing else runs here, and nothing
-    /// starts beside it: its next death is its own. Waits as long as what runs may still take.
+    /// starts beside it until its end is written down: its next death is its own. Waits as long as
+    /// what runs may still take.
     async fn run_alone(&mut self, delivery: Delivery, stop: &CancellationToken) {
         loop {
             let all = self.permits.clone().acquire_many_owned(self.concurrency);
             match stop.run_until_cancelled(timeout(BUSY_LOOK, all)).await {
                 Some(Ok(Ok(all))) => {
                     if let Some(delivery) = self.started(vec![delivery], stop).await.pop() {
-                        self.spawn(delivery, all);
+                        self.spawn_alone(delivery, all);
                     }
                     return;
                 }
@@ -207,6 +213,26 @@ impl Pipeline {
             settler.settle(settlement).await;
             // Queued is enough: what is in the settle queue needs no room to run.
             drop(permit);
+        });
+    }
+
+    fn spawn_alone(&self, delivery: Delivery, all: OwnedSemaphorePermit) {
+        let (executor, settler, held) =
+            (self.executor.clone(), self.settler.clone(), self.held.clone());
+        self.running.spawn(async move {
+            let as_held = delivery.held_as();
+            let settlement = executor.execute(delivery, rand::random()).await;
+            settler.settle(settlement).await;
+            // What is only queued dies with the process, and would be charged with that death.
+            let settled = async {
+                while held.has(&as_held) {
+                    sleep(SETTLED_LOOK).await;
+                }
+            };
+            if timeout(SETTLED_LIMIT, settled).await.is_err() {
+                warn!("the end of a task that ran alone is not written down; others run again");
+            }
+            drop(all);
         });
     }
 

@@ -68,6 +68,7 @@ fn each_user_is_confined_to_the_keys_and_channels_of_the_house() {
             expected.push("~umbel:{beat}:fired:*");
             expected.extend(["(~umbel:*:delayed", "~umbel:*:waiting", "~umbel:*:parked"]);
             expected.extend(["~umbel:*:parked:*", "~umbel:*:task:*", "~umbel:{workers}:asked:*"]);
+            expected.push("(%R~umbel:*:ready:*");
         }
         if role == "beat" {
             expected.push("(~umbel:{beat}:*");

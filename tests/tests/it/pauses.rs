@@ -11,7 +11,7 @@ use umbel_tests::{
         probe::{Act as Harm, QUEUE, Trial},
         site::Site,
     },
-    eventually::{eventually, eventually_eq, within},
+    eventually::{eventually, eventually_eq, stays, within},
     house::House,
     probe::{Act, Probe, shard},
     process::send,
@@ -54,15 +54,6 @@ fn listening(redis: &RedisServer, channel: &str) -> String {
 async fn all_listen(house: &House, workers: usize) {
     let all = workers.to_string();
     eventually_eq("all listen", all, async || listening(&house.redis, &shard().wake())).await;
-}
-
-/// For a while, at each look.
-async fn stays<T: PartialEq + std::fmt::Debug>(expected: T, mut ask: impl AsyncFnMut() -> T) {
-    let until = Instant::now() + 2 * HEARD;
-    while Instant::now() < until {
-        assert_eq!(ask().await, expected);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

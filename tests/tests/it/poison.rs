@@ -1,10 +1,10 @@
 //! A task that kills its workers is found and buried; those that ran beside it are not.
 
 use chrono::Utc;
-use umbel_broker::{Delivery, Held, liveness::Cause};
+use umbel_broker::{Delivery, Held, Scripts, liveness::Cause};
 use umbel_proto::TaskState;
 use umbel_tests::{
-    eventually::eventually,
+    eventually::{eventually, stays},
     house::House,
     probe::{Act, Probe, shard},
 };
@@ -119,6 +119,24 @@ async fn a_suspect_waits_until_what_runs_has_ended() {
     before.wait(umbel_tests::eventually::LONGEST).await.unwrap();
     assert_eq!(house.ended(&id).await.state, TaskState::Succeeded);
     assert_eq!(house.record.order(), ["before", "suspect"]);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_starts_beside_a_suspect_before_its_end_is_written_down() {
+    let mut house = House::start();
+    // Its end is refused, and so would be charged with the death of what started beside it.
+    let refusing = Scripts::broken(
+        "settle",
+        "local runs, at = {}, FIRST",
+        "error('refused'); local runs, at = {}, FIRST",
+    );
+    house.client = house.client.with_scripts(refusing);
+    NewEntry::with_crashes("suspect", 2).add(&house);
+    let worker = house.worker(3);
+    eventually("it runs", async || (house.record.order().len() == 1).then_some(())).await;
+    house.client.enqueue(Probe::new("beside", Act::Ok)).await.unwrap();
+    stays(1, async || house.record.order().len()).await;
     worker.stop().await.unwrap();
 }
 

@@ -216,3 +216,21 @@ async fn an_answer_that_is_cut_is_to_the_broker_a_redis_that_is_away() {
     }
     client.ping().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_client_that_is_cut_off_while_it_connects_connects_again() {
+    let house = House::start().await;
+    let settings = BrokerSettings::new(house.proxy.url());
+    // Within each answer to what it says first.
+    for after in (0..100).step_by(3) {
+        let client = Client::open(&settings, "test").unwrap();
+        house.proxy.cut_next_reply(after);
+        // The first answers may be shorter than that.
+        if let Err(error) = client.ping().await {
+            assert!(error.is_transient(), "after {after} bytes: {error:?}");
+        }
+        house.proxy.heal();
+        let answers = async || client.ping().await.is_ok().then_some(());
+        eventually(&format!("it answers, cut after {after} bytes"), answers).await;
+    }
+}

@@ -2,6 +2,7 @@
 //! worker, which goes on by itself and loses nothing that was accepted.
 
 mod gone;
+mod mistyped;
 mod refused;
 mod silent;
 mod unsuitable;

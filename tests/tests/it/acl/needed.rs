@@ -143,6 +143,9 @@ async fn the_api_may_enqueue_look_and_cancel_and_no_more() {
         assert_eq!(client.cancel(id, "ann").await.unwrap(), Some(met));
     }
     look_after(&client).await;
+    // The metrics of queues.
+    client.server_time().await.unwrap();
+    client.oldest_wait(shard().queue(), Utc::now()).await.unwrap();
     compare(&house.redis, "api");
 }
 

@@ -61,7 +61,7 @@ const FORBIDDEN_TO_CLIENTS: &[&[&str]] = &[
 const OF_WORKERS: &[&[&str]] = &[
     &["XACK", STREAM, "workers", "0-1"],
     &["XDEL", STREAM, "0-1"],
-    &["XRANGE", STREAM, "-", "+"],
+    &["XREVRANGE", STREAM, "+", "-"],
     &["DEL", STREAM],
     &["EXPIRE", STREAM, "1"],
     &["XGROUP", "CREATE", STREAM, "others", "0"],
@@ -107,6 +107,8 @@ async fn what_no_role_needs_is_refused() {
     for (user, told) in ROLES.into_iter().zip(["command flushall", "command keys", "key foreign"]) {
         let mut connection = connect(&house.redis, user);
         let only_workers = if user == "worker" { &[] } else { OF_WORKERS };
+        let read = ask(&mut connection, &["XRANGE", STREAM, "-", "+"]);
+        assert_eq!(is_denied(read), user == "beat", "{user} reads what waits");
         for command in FORBIDDEN.iter().chain(FORBIDDEN_TO_CLIENTS).chain(only_workers) {
             assert!(is_denied(ask(&mut connection, command)), "{user}: {command:?}");
         }
@@ -125,7 +127,7 @@ async fn what_no_role_needs_is_refused() {
     // Who operates looks through the names of keys, and throws away what nobody holds.
     let mut operator = connect(&house.redis, OPERATOR);
     let not_scan = FORBIDDEN.iter().filter(|command| command[0] != "SCAN");
-    let own = ["XDEL", "XRANGE", "EXPIRE"];
+    let own = ["XDEL", "XREVRANGE", "EXPIRE"];
     let only_workers = OF_WORKERS.iter().filter(|command| !own.contains(&command[0]));
     for command in not_scan.chain(FORBIDDEN_TO_CLIENTS).chain(only_workers) {
         assert!(is_denied(ask(&mut operator, command)), "{OPERATOR}: {command:?}");
