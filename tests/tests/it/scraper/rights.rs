@@ -78,7 +78,8 @@ async fn a_role_that_is_granted_everything_by_default_sees_no_row_and_writes_non
     let there = tables(&database, "true");
     let mut there: Vec<_> = there.split(' ').collect();
     let mut tried = all.to_vec();
-    (there.sort_unstable(), tried.sort_unstable());
+    there.sort_unstable();
+    tried.sort_unstable();
     assert_eq!(there, tried, "each table there is is tried here");
 
     let anon = as_role(&database, &role);
@@ -94,7 +95,8 @@ async fn a_role_that_is_granted_everything_by_default_sees_no_row_and_writes_non
         let still: Count = owner.row(count, &()).await.unwrap().unwrap();
         assert_eq!(still.count, own.count, "{table}");
     }
-    (anon.close().await, owner.close().await);
+    anon.close().await;
+    owner.close().await;
     database.sql(&format!("drop owned by {role}; drop role {role}"));
 }
 
