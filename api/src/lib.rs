@@ -24,6 +24,7 @@ mod router;
 mod routes;
 mod serve;
 mod settings;
+mod shares;
 
 pub use auth::{Claims, Grant, RoleScopes, Scope, ScopeError, Scopes, issue_token};
 pub use body::JsonBody;
