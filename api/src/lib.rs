@@ -12,6 +12,7 @@ mod arrival;
 mod auth;
 mod body;
 mod connection;
+mod declared;
 mod edge;
 mod error;
 mod metrics;

@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     ApiError, ApiSettings, Limits, ReadinessCheck, access,
     auth::{Door, require_token},
+    declared::{Declared, require_declared},
     edge::Edge,
     metrics::{Exposition, Metrics, MetricsText, Told},
     patience::{self, Patience},
@@ -35,6 +36,7 @@ pub struct Api {
     client: Client,
     catalog: Arc<Catalog>,
     application: OpenApiRouter,
+    declared: Declared,
     checks: Vec<ReadinessCheck>,
     closing: CancellationToken,
 }
@@ -45,7 +47,9 @@ impl Api {
     ///
     /// The application's routes are made with [`utoipa_axum::routes!`], so that they appear in the
     /// description and can be checked here: `/tasks…`, `/queues…`, `/dead…`, `/workers…` and
-    /// `/schedules…` are the API's own. A fallback of the application is not used.
+    /// `/schedules…` are the API's own. A fallback of the application is not used. A route asks for
+    /// the scopes that its description names (`security(("bearer" = ["sites:read"]))`), and for a
+    /// token alone where it names none.
     pub fn new(
         settings: &ApiSettings,
         client: Client,
@@ -57,6 +61,7 @@ impl Api {
         let (open, own, metrics) = (open.get_openapi(), own.get_openapi(), metrics.get_openapi());
         access::check(open, own, metrics)?;
         docs::check_taken(own, &[open, metrics], application.get_openapi())?;
+        let declared = Declared::of(application.get_openapi(), &settings.jwt)?;
         Ok(Self {
             title: settings.title.clone(),
             door: Door::new(settings)?,
@@ -68,6 +73,7 @@ impl Api {
             client,
             catalog,
             application,
+            declared,
             closing: CancellationToken::new(),
         })
     }
@@ -106,7 +112,9 @@ impl Api {
             .route_layer(scope.clone());
         // The fallback stands before the door, so that nobody without a token learns which paths
         // there are.
-        let behind_the_door = own.merge(self.application).fallback(not_found).layer(door.clone());
+        let declared = middleware::from_fn_with_state(self.declared, require_declared);
+        let application = self.application.layer(declared);
+        let behind_the_door = own.merge(application).fallback(not_found).layer(door.clone());
         let mut all = OpenApiRouter::with_openapi(docs::heading(&self.title))
             .merge(open_routes().with_state(readiness))
             .nest("/v1", behind_the_door);

@@ -38,7 +38,7 @@ pub struct JwtSettings {
     /// `app_metadata.role`. Default: nothing.
     pub role_scopes: RoleScopes,
     /// JWT_DEFAULT_SCOPES: what a token may do that carries neither, nor a role that is known.
-    /// Default: nothing but the application's own routes.
+    /// Default: nothing but those routes of the application that ask for no scope.
     pub default_scopes: Scopes,
 }
 

@@ -471,6 +471,12 @@ impl<T: Task> Enqueue<T> {
         self.set(|call| call.idempotency_key = Some(key.into()))
     }
 
+    /// Whose task it is: who may see and cancel it over HTTP, beside the admins. At most 1 KiB.
+    /// Default: nobody's.
+    pub fn owner(self, owner: impl Into<String>) -> Self {
+        self.set(|call| call.owner = Some(owner.into()))
+    }
+
     /// Writes only the end of the task: one key less in Redis while it waits.
     pub fn untracked(self) -> Self {
         self.set(|call| call.tracked = false)
@@ -505,6 +511,14 @@ impl<T: Task> EnqueueMany<T> {
     pub fn tracked(mut self) -> Self {
         for new in self.new.iter_mut().flatten() {
             new.call.tracked = true;
+        }
+        self
+    }
+
+    /// Gives each task its owner, by its place among the tasks; see [`Enqueue::owner`].
+    pub fn owners(mut self, owner: impl Fn(usize) -> Option<String>) -> Self {
+        for (place, new) in self.new.iter_mut().flatten().enumerate() {
+            new.call.owner = owner(place);
         }
         self
     }

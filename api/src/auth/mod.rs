@@ -21,6 +21,7 @@ use tracing::debug;
 
 pub use claims::Claims;
 pub use grant::{Grant, issue_token};
+pub(crate) use scope::is_of_application;
 pub use scope::{RoleScopes, Scope, ScopeError, Scopes};
 pub(crate) use token::{TokenError, Verifier};
 

@@ -102,8 +102,14 @@ async fn site(Extension(claims): Extension<Claims>, Path(id): Path<u32>) -> Json
     Json(Site { id, owner: claims.sub })
 }
 
+#[utoipa::path(delete, path = "/sites/{id}", params(("id" = u32, Path)),
+    security(("bearer" = ["sites:write"])), responses((status = 200), (status = 403, body = Problem)))]
+async fn remove_site() {}
+
 fn application() -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(site)).fallback(async || "the application's own")
+    OpenApiRouter::new()
+        .routes(routes!(site, remove_site))
+        .fallback(async || "the application's own")
 }
 
 #[tokio::test]

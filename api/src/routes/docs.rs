@@ -11,7 +11,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::ApiError;
 
 /// The name of the bearer scheme in the description.
-const BEARER: &str = "bearer";
+pub(crate) const BEARER: &str = "bearer";
 
 /// An empty description: its title, and that tokens are needed.
 pub(crate) fn heading(title: &str) -> OpenApi {
