@@ -9,7 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use utoipa::openapi::{OpenApi, path::PathItem};
+use utoipa::openapi::{
+    OpenApi,
+    path::{Operation, PathItem},
+};
 
 use crate::{ApiError, Claims, Scope, auth, problem::Problem};
 
@@ -37,7 +40,8 @@ const fn row(method: &'static str, path: &'static str, needs: Needs) -> Row {
     Row { method, path, needs }
 }
 
-/// All routes of the API. Those of an application need a token, whatever it holds.
+/// All routes of the API. Those of an application say themselves what they ask for
+/// ([`declared`](crate::declared)).
 pub(crate) const TABLE: &[Row] = &[
     row("GET", "/livez", Needs::Nothing),
     row("GET", "/readyz", Needs::Nothing),
@@ -85,7 +89,7 @@ pub(crate) async fn require_scope(mut request: Request, next: Next) -> Response 
         return auth::refusal();
     };
     if !claims.allows(scope) {
-        return forbidden(scope);
+        return forbidden(scope.as_str());
     }
     if let Needs::ScopeForTask(_) = needs {
         match request.extract_parts::<RawPathParams>().await {
@@ -106,7 +110,7 @@ fn needs(method: &str, path: &str) -> Option<Needs> {
 }
 
 /// RFC 6750, 3.1.
-fn forbidden(scope: Scope) -> Response {
+pub(crate) fn forbidden(scope: &str) -> Response {
     let mut response = Problem::new(StatusCode::FORBIDDEN)
         .detail(format!("the token does not hold the scope `{scope}`"))
         .into_response();
@@ -159,7 +163,15 @@ pub(crate) fn check(open: &OpenApi, guarded: &OpenApi, metrics: &OpenApi) -> Res
 }
 
 fn routes(prefix: &str, api: &OpenApi) -> BTreeSet<(String, String)> {
-    let of = |path: &str, item: &PathItem| {
+    operations(prefix, api).into_iter().map(|(method, path, _)| (method, path)).collect()
+}
+
+/// All operations of a description, with their methods and paths.
+pub(crate) fn operations<'a>(
+    prefix: &str,
+    api: &'a OpenApi,
+) -> Vec<(String, String, &'a Operation)> {
+    let of = |path: &str, item: &'a PathItem| {
         let methods = [
             ("GET", &item.get),
             ("POST", &item.post),
@@ -171,8 +183,8 @@ fn routes(prefix: &str, api: &OpenApi) -> BTreeSet<(String, String)> {
             ("TRACE", &item.trace),
         ];
         let path = format!("{prefix}{path}");
-        let there = methods.into_iter().filter(|(_, operation)| operation.is_some());
-        there.map(|(method, _)| (method.to_owned(), path.clone())).collect::<Vec<_>>()
+        let there = methods.into_iter().filter_map(|(method, it)| Some((method, it.as_ref()?)));
+        there.map(|(method, it)| (method.to_owned(), path.clone(), it)).collect::<Vec<_>>()
     };
     api.paths.paths.iter().flat_map(|(path, item)| of(path, item)).collect()
 }

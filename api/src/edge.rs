@@ -197,6 +197,13 @@ pub(crate) fn too_often(wait: Duration) -> Problem {
         .retry_after(wait)
 }
 
+/// Of one subject, while there may be room for others.
+pub(crate) fn too_many_at_once() -> Problem {
+    Problem::new(StatusCode::TOO_MANY_REQUESTS)
+        .detail("as many requests of this subject are being worked on as may be at once")
+        .retry_after(RETRY_BUSY)
+}
+
 /// The rest of the body may still come: the connection is of no more use.
 fn too_slow() -> Response {
     let mut response = Problem::new(StatusCode::REQUEST_TIMEOUT)

@@ -46,6 +46,17 @@ pub enum ApiError {
     /// An application describes a schema under a name that the API describes otherwise.
     #[error("the application's schema `{name}` has the name of one of the API's own; rename it")]
     SchemaTaken { name: String },
+    /// No token could ever hold it.
+    #[error(
+        "`{method} {path}` asks for `{scope}`, which is no scope: an application's own have a name, \
+         a colon and what may be done, such as `sites:read`"
+    )]
+    ScopeOfRoute { scope: String, method: String, path: String },
+    /// It is misspelt, or of another application.
+    #[error(
+        "JWT_ROLE_SCOPES or JWT_DEFAULT_SCOPES has the scope `{scope}`, and no route asks for it"
+    )]
+    NobodyAsks { scope: String },
     /// A defect of this crate, found before anybody could be served: a route of which the table
     /// does not say what it asks of a token, or a line of the table without its route.
     #[error("`{method} {path}` stands not both among the routes and in the table of access")]

@@ -12,6 +12,7 @@ mod arrival;
 mod auth;
 mod body;
 mod connection;
+mod declared;
 mod edge;
 mod error;
 mod metrics;
@@ -23,6 +24,7 @@ mod router;
 mod routes;
 mod serve;
 mod settings;
+mod shares;
 
 pub use auth::{Claims, Grant, RoleScopes, Scope, ScopeError, Scopes, issue_token};
 pub use body::JsonBody;

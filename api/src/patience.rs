@@ -4,6 +4,9 @@
 //! A Redis that is gone refuses connections, and the caller hears of it at once. One that is silent
 //! (a hung server, a lost route) keeps its callers for the whole time-out of an answer, and with
 //! them the places of all other requests.
+//!
+//! A batch asks more than once, and tells what was taken before the silence: it waits for each call
+//! by itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,6 +41,36 @@ impl Patience {
         Self { client, looking: Arc::default() }
     }
 
+    /// Waits for an answer while Redis is there; else says so.
+    pub async fn wait<T>(&self, answer: impl Future<Output = T>) -> Result<T, Problem> {
+        self.wait_after(|| true, answer).await
+    }
+
+    /// As [`wait`](Self::wait), of what does not ask Redis before `has_begun`.
+    async fn wait_after<T>(
+        &self,
+        has_begun: impl Fn() -> bool,
+        answer: impl Future<Output = T>,
+    ) -> Result<T, Problem> {
+        pin!(answer);
+        loop {
+            if let Ok(answer) = timeout(ASK_AFTER, &mut answer).await {
+                return Ok(answer);
+            }
+            if !has_begun() {
+                continue;
+            }
+            let is_there = select! {
+                answer = &mut answer => return Ok(answer),
+                is_there = self.is_there() => is_there,
+            };
+            if !is_there {
+                self.look_on();
+                return Err(silent());
+            }
+        }
+    }
+
     async fn is_there(&self) -> bool {
         matches!(timeout(PING_LIMIT, self.client.ping()).await, Ok(Ok(())))
     }
@@ -63,29 +96,16 @@ pub(crate) async fn wait_with_redis(
     next: Next,
 ) -> Response {
     let arrival = request.extensions().get::<Arrival>().cloned();
-    let answer = next.run(request);
-    pin!(answer);
-    loop {
-        if let Ok(response) = timeout(ASK_AFTER, &mut answer).await {
-            return response;
-        }
-        // Who is slow to say what is wanted does not wait for Redis.
-        if arrival.as_ref().is_some_and(|arrival| !arrival.is_over()) {
-            continue;
-        }
-        let is_there = select! {
-            response = &mut answer => return response,
-            is_there = patience.is_there() => is_there,
-        };
-        if !is_there {
-            patience.look_on();
-            return Problem::new(StatusCode::SERVICE_UNAVAILABLE)
-                .detail(
-                    "the broker does not answer; what was asked for may have been carried out all \
-                     the same: repeat it with the same Idempotency-Key",
-                )
-                .retry_after(RETRY_UNAVAILABLE)
-                .into_response();
-        }
-    }
+    // Who is slow to say what is wanted does not wait for Redis.
+    let has_come = || arrival.as_ref().is_none_or(Arrival::is_over);
+    patience.wait_after(has_come, next.run(request)).await.unwrap_or_else(Problem::into_response)
+}
+
+fn silent() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE)
+        .detail(
+            "the broker does not answer; what was asked for may have been carried out all the \
+             same: repeat it with the same Idempotency-Key",
+        )
+        .retry_after(RETRY_UNAVAILABLE)
 }

@@ -12,6 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     ApiError, ApiSettings, Limits, ReadinessCheck, access,
     auth::{Door, require_token},
+    declared::{Declared, require_declared},
     edge::Edge,
     metrics::{Exposition, Metrics, MetricsText, Told},
     patience::{self, Patience},
@@ -21,6 +22,7 @@ use crate::{
         health::{self, Readiness, broker_check},
         metrics, queues, schedules, tasks, workers,
     },
+    shares::Shares,
 };
 
 /// The HTTP API of an application.
@@ -34,6 +36,7 @@ pub struct Api {
     client: Client,
     catalog: Arc<Catalog>,
     application: OpenApiRouter,
+    declared: Declared,
     checks: Vec<ReadinessCheck>,
     closing: CancellationToken,
 }
@@ -44,7 +47,9 @@ impl Api {
     ///
     /// The application's routes are made with [`utoipa_axum::routes!`], so that they appear in the
     /// description and can be checked here: `/tasks…`, `/queues…`, `/dead…`, `/workers…` and
-    /// `/schedules…` are the API's own. A fallback of the application is not used.
+    /// `/schedules…` are the API's own. A fallback of the application is not used. A route asks for
+    /// the scopes that its description names (`security(("bearer" = ["sites:read"]))`), and for a
+    /// token alone where it names none.
     pub fn new(
         settings: &ApiSettings,
         client: Client,
@@ -52,12 +57,11 @@ impl Api {
         application: OpenApiRouter,
     ) -> Result<Self, ApiError> {
         settings.check()?;
-        access::check(
-            open_routes().get_openapi(),
-            own_routes().get_openapi(),
-            metrics_routes().get_openapi(),
-        )?;
-        docs::check_taken(own_routes().get_openapi(), application.get_openapi())?;
+        let (open, own, metrics) = (open_routes(), own_routes(), metrics_routes());
+        let (open, own, metrics) = (open.get_openapi(), own.get_openapi(), metrics.get_openapi());
+        access::check(open, own, metrics)?;
+        docs::check_taken(own, &[open, metrics], application.get_openapi())?;
+        let declared = Declared::of(application.get_openapi(), &settings.jwt)?;
         Ok(Self {
             title: settings.title.clone(),
             door: Door::new(settings)?,
@@ -69,6 +73,7 @@ impl Api {
             client,
             catalog,
             application,
+            declared,
             closing: CancellationToken::new(),
         })
     }
@@ -87,24 +92,29 @@ impl Api {
 
     /// The API as a function from request to response; [`serve`](crate::serve) gives it a socket.
     pub fn router(self) -> Router {
+        let patience = Arc::new(Patience::new(self.client.clone()));
         let shared = Shared {
-            client: self.client.clone(),
+            client: self.client,
             shown: Arc::new(tasks::catalogue(&self.catalog)),
             catalog: self.catalog.clone(),
             listeners: Arc::new(Semaphore::new(LISTENERS_MOST)),
+            following: Shares::new(self.limits.subject_in_flight),
+            patience: patience.clone(),
             closing: self.closing,
         };
         let readiness = Arc::new(Readiness::new(self.checks));
-        let patience = Arc::new(Patience::new(self.client));
         let door = middleware::from_fn_with_state(Arc::new(self.door), require_token);
         let scope = middleware::from_fn(access::require_scope);
-        let own = own_routes()
-            .with_state(shared)
+        let own = patient_routes()
+            .with_state(shared.clone())
             .route_layer(middleware::from_fn_with_state(patience, patience::wait_with_redis))
+            .merge(batch_routes().with_state(shared))
             .route_layer(scope.clone());
         // The fallback stands before the door, so that nobody without a token learns which paths
         // there are.
-        let behind_the_door = own.merge(self.application).fallback(not_found).layer(door.clone());
+        let declared = middleware::from_fn_with_state(self.declared, require_declared);
+        let application = self.application.layer(declared);
+        let behind_the_door = own.merge(application).fallback(not_found).layer(door.clone());
         let mut all = OpenApiRouter::with_openapi(docs::heading(&self.title))
             .merge(open_routes().with_state(readiness))
             .nest("/v1", behind_the_door);
@@ -147,12 +157,21 @@ pub fn metrics_router(exposition: Exposition) -> Result<Router, ApiError> {
 
 /// Everything under `/v1` that is not the application's.
 fn own_routes() -> OpenApiRouter<Shared> {
+    patient_routes().merge(batch_routes())
+}
+
+/// Those that wait for Redis once.
+fn patient_routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::default()
         .routes(routes!(tasks::list))
-        .routes(routes!(batch::create))
         .routes(routes!(enqueue::create, tasks::read, tasks::cancel))
         .routes(routes!(events::follow))
         .merge(operators_routes())
+}
+
+/// Waits for each of its calls by itself.
+fn batch_routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::default().routes(routes!(batch::create))
 }
 
 /// Those by which somebody looks after the whole.

@@ -38,7 +38,7 @@ pub struct JwtSettings {
     /// `app_metadata.role`. Default: nothing.
     pub role_scopes: RoleScopes,
     /// JWT_DEFAULT_SCOPES: what a token may do that carries neither, nor a role that is known.
-    /// Default: nothing but the application's own routes.
+    /// Default: nothing but those routes of the application that ask for no scope.
     pub default_scopes: Scopes,
 }
 
@@ -71,6 +71,10 @@ pub struct Limits {
     /// MAX_IN_FLIGHT: how many requests are worked on at once. Default 256: even if each carries
     /// the largest body, half of a small container is left.
     pub in_flight: usize,
+    /// SUBJECT_MAX_IN_FLIGHT: how many requests of one subject are worked on at once, and how many tasks
+    /// it follows. Default 64, a quarter of all: one that waits with each of its requests leaves room
+    /// for others.
+    pub subject_in_flight: usize,
     /// MAX_CONNECTIONS: how many connections are open at once; further ones wait to be accepted.
     /// Default 1024.
     pub connections: usize,
@@ -169,6 +173,7 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(75),
             body_timeout: Duration::from_secs(15),
             in_flight: 256,
+            subject_in_flight: 64,
             connections: 1024,
             per_subject: NonZeroU32::new(100),
             per_peer: NonZeroU32::new(200),
@@ -195,6 +200,7 @@ impl Limits {
         within("KEEP_ALIVE", self.keep_alive, KEEP_ALIVE)?;
         within("BODY_TIMEOUT", self.body_timeout, TIMEOUTS)?;
         within("MAX_IN_FLIGHT", self.in_flight, IN_FLIGHT)?;
+        within("SUBJECT_MAX_IN_FLIGHT", self.subject_in_flight, IN_FLIGHT)?;
         within("MAX_CONNECTIONS", self.connections, IN_FLIGHT)?;
         within("PROXY_HOPS", self.proxy_hops, PROXY_HOPS)
     }
@@ -256,6 +262,7 @@ mod tests {
             (Limits { keep_alive: 3601 * second, ..default() }, "KEEP_ALIVE"),
             (Limits { body_timeout: 26 * second, ..default() }, "BODY_TIMEOUT"),
             (Limits { in_flight: 0, ..default() }, "MAX_IN_FLIGHT"),
+            (Limits { subject_in_flight: 0, ..default() }, "SUBJECT_MAX_IN_FLIGHT"),
             (Limits { connections: 0, ..default() }, "MAX_CONNECTIONS"),
             (Limits { proxy_hops: 11, ..default() }, "PROXY_HOPS"),
         ] {

@@ -60,7 +60,8 @@ pub struct CallOptions {
     pub time_limit: Option<Duration>,
     /// Seconds at the finest.
     pub result_ttl: Option<Duration>,
-    /// The same key and call within 24 h is the same task. 1–255 bytes.
+    /// The same key and call within 24 h is the same task, in one queue; over all queues where it was
+    /// claimed before ([`Client::claim_key`]). 1–255 bytes.
     pub idempotency_key: Option<String>,
     /// Whether every state is written, not only the end.
     pub tracked: bool,
@@ -136,10 +137,19 @@ impl NewTask {
     }
 
     /// What the same idempotency key must come with: the time it was asked at does not count.
-    fn fingerprint(&self) -> Result<String, BrokerError> {
+    pub(crate) fn fingerprint(&self) -> Result<String, BrokerError> {
         let call = CallOptions { idempotency_key: None, ..self.call.clone() };
         let bytes = codec::encode(&(&self.task, &call, serde_bytes::Bytes::new(&self.args)))?;
         Ok(Uuid::new_v5(&Uuid::NAMESPACE_OID, &bytes).simple().to_string())
+    }
+
+    pub(crate) fn idempotency_key(&self) -> Result<Option<&str>, BrokerError> {
+        match self.call.idempotency_key.as_deref() {
+            Some(key) if !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) => {
+                Err(BrokerError::IdempotencyKey)
+            }
+            key => Ok(key),
+        }
     }
 
     fn due(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -163,11 +173,7 @@ pub(crate) struct Sealed {
 
 impl Sealed {
     fn of(new: &NewTask, now: DateTime<Utc>) -> Result<Self, BrokerError> {
-        let key = new.call.idempotency_key.clone().unwrap_or_default();
-        let given = new.call.idempotency_key.is_some();
-        if given && !(1..=IDEMPOTENCY_KEY_LONGEST).contains(&key.len()) {
-            return Err(BrokerError::IdempotencyKey);
-        }
+        let key = new.idempotency_key()?.unwrap_or_default().to_owned();
         if new.call.owner.as_ref().is_some_and(|owner| owner.len() > OWNER_LONGEST) {
             return Err(BrokerError::Owner);
         }
@@ -286,22 +292,29 @@ impl Client {
         &self,
         tasks: &[NewTask],
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
-        let now = Utc::now();
         let mut answers = Vec::with_capacity(tasks.len());
-        let mut rest = tasks;
-        while let Some(first) = rest.first() {
-            let of_queue = rest.iter().take_while(|new| new.queue == first.queue);
-            let (batch, later) = rest.split_at(batch_of(of_queue.map(|new| new.args.len())));
-            let shard = Shard::first(&first.queue);
-            let sending = async {
-                self.list_queue_once(&shard).await?;
-                let sealed = batch.iter().map(|new| Sealed::of(new, now));
-                self.submit_batch(&shard, sealed.collect::<Result<_, _>>()?).await
-            };
-            answers.extend(traced(&shard, batch, sending).await?);
-            rest = later;
+        while answers.len() < tasks.len() {
+            answers.extend(self.submit_next(&tasks[answers.len()..]).await?);
         }
         Ok(answers)
+    }
+
+    /// Enqueues the first of some tasks, as many as go in one call, with an answer for each: who calls
+    /// it again for those that are left knows what was taken when a call fails.
+    pub async fn submit_next(
+        &self,
+        tasks: &[NewTask],
+    ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
+        let Some(first) = tasks.first() else { return Ok(Vec::new()) };
+        let of_queue = tasks.iter().take_while(|new| new.queue == first.queue);
+        let batch = &tasks[..batch_of(of_queue.map(|new| new.args.len()))];
+        let (shard, now) = (Shard::first(&first.queue), Utc::now());
+        let sending = async {
+            self.list_queue_once(&shard).await?;
+            let sealed = batch.iter().map(|new| Sealed::of(new, now));
+            self.submit_batch(&shard, sealed.collect::<Result<_, _>>()?).await
+        };
+        traced(&shard, batch, sending).await
     }
 
     pub(crate) async fn submit_batch(
@@ -452,9 +465,16 @@ impl<T: Task> Enqueue<T> {
         self.set(|call| call.result_ttl = Some(ttl))
     }
 
-    /// The same key and call within 24 h gives the same task; another call with it is refused.
+    /// The same key and call within 24 h gives the same task; another call with it, of the same queue, is
+    /// refused.
     pub fn idempotency_key(self, key: impl Into<String>) -> Self {
         self.set(|call| call.idempotency_key = Some(key.into()))
+    }
+
+    /// Whose task it is: who may see and cancel it over HTTP, beside the admins. At most 1 KiB.
+    /// Default: nobody's.
+    pub fn owner(self, owner: impl Into<String>) -> Self {
+        self.set(|call| call.owner = Some(owner.into()))
     }
 
     /// Writes only the end of the task: one key less in Redis while it waits.
@@ -491,6 +511,14 @@ impl<T: Task> EnqueueMany<T> {
     pub fn tracked(mut self) -> Self {
         for new in self.new.iter_mut().flatten() {
             new.call.tracked = true;
+        }
+        self
+    }
+
+    /// Gives each task its owner, by its place among the tasks; see [`Enqueue::owner`].
+    pub fn owners(mut self, owner: impl Fn(usize) -> Option<String>) -> Self {
+        for (place, new) in self.new.iter_mut().flatten().enumerate() {
+            new.call.owner = owner(place);
         }
         self
     }

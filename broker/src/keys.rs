@@ -164,6 +164,12 @@ pub fn limit(name: &str, key: &str) -> String {
     format!("umbel:{{limit:{name}:{key}}}")
 }
 
+/// STRING with TTL: the queue and a hash of the call that an idempotency key was claimed for, over all
+/// queues. Each key has a hash tag of its own: it belongs to no queue.
+pub fn claimed(key: &str) -> String {
+    format!("umbel:{{idempotency:{key}}}")
+}
+
 /// HASH: worker → counter, or `dead <ms> <cause>`.
 pub fn heartbeat() -> &'static str {
     "umbel:{workers}:heartbeat"

@@ -14,6 +14,7 @@
 
 mod cancel;
 pub mod census;
+mod claim;
 mod client;
 mod connection;
 mod consumer;

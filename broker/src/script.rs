@@ -45,6 +45,7 @@ scripts! {
     recover: "#!lua flags=allow-oom", ["entry.lua", "recover.lua"];
     consumers: "#!lua flags=allow-oom", ["entry.lua", "consumers.lua"];
     held: "#!lua flags=allow-oom", ["fence.lua", "entry.lua", "held.lua"];
+    claim_key: "#!lua", ["claim_key.lua"];
     claim_slot: "#!lua", ["claim_slot.lua"];
     close_slot: "#!lua flags=allow-oom", ["close_slot.lua"];
     pause: "#!lua flags=allow-oom", ["pause.lua"];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::Schema;
 use serde_json::Value;
 
-use crate::{CodecError, Task, TaskName, TaskOptions, codec};
+use crate::{CodecError, Task, TaskName, TaskOptions, codec, envelope::ARGS_LARGEST};
 
 /// The tasks of an application by name.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,10 @@ pub enum ArgsError {
     /// where the value as a whole is wrong.
     #[error("{reason}")]
     Field { field: String, reason: String },
-    /// The arguments are too large or cannot be encoded.
+    /// The arguments are over [`ARGS_LARGEST`]; send a reference to what is large instead.
+    #[error("the arguments have {bytes} bytes when encoded; at most {ARGS_LARGEST} are allowed")]
+    TooLarge { bytes: usize },
+    /// The arguments cannot be encoded.
     #[error("the arguments cannot be sent")]
     Codec(#[source] CodecError),
 }
@@ -75,7 +78,14 @@ fn accept<T: Task>(args: Value) -> Result<Vec<u8>, ArgsError> {
         let reason = error.inner().to_string();
         ArgsError::Field { field: field(&path, &reason), reason }
     })?;
-    codec::encode(&typed).map_err(ArgsError::Codec)
+    match codec::encode(&typed) {
+        Ok(encoded) if encoded.len() > ARGS_LARGEST => {
+            Err(ArgsError::TooLarge { bytes: encoded.len() })
+        }
+        Ok(encoded) => Ok(encoded),
+        Err(CodecError::TooLarge { bytes }) => Err(ArgsError::TooLarge { bytes }),
+        Err(error) => Err(ArgsError::Codec(error)),
+    }
 }
 
 /// serde tells where it stood, which for an absent or unknown field is its parent.
@@ -151,7 +161,17 @@ mod tests {
     #[test]
     fn arguments_over_the_size_cap_are_refused_before_they_are_sent() {
         let entry = CatalogEntry::of::<Visit>(Visit::NAME.parse().unwrap());
-        let args = json!({"site": "x".repeat(codec::MAX_BYTES), "links": []});
-        assert!(matches!(entry.accept(args), Err(ArgsError::Codec(_))));
+        let around =
+            entry.accept(json!({"site": "x".repeat(70_000), "links": []})).unwrap().len() - 70_000;
+        for (bytes, fits) in
+            [(ARGS_LARGEST, true), (ARGS_LARGEST + 1, false), (codec::MAX_BYTES + around, false)]
+        {
+            let answer = entry.accept(json!({"site": "x".repeat(bytes - around), "links": []}));
+            match answer {
+                Ok(encoded) => assert!(fits && encoded.len() == bytes),
+                Err(ArgsError::TooLarge { bytes: told }) => assert!(!fits && told == bytes),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -13,6 +13,10 @@ use crate::{CodecError, Priority, TaskId, TaskName, TaskOptions, codec};
 /// The version that this release writes. A larger one is not understood here.
 pub const VERSION: u32 = 1;
 
+/// The largest encoded arguments, so that they fit when the rest of a [`Body`] is packed around them: its
+/// longest owner is 1 KiB, and all else of it is some hundred bytes.
+pub const ARGS_LARGEST: usize = codec::MAX_BYTES - 4 * 1024;
+
 /// A task on its way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {

@@ -16,10 +16,11 @@ use crate::{Db, StoreError, Tx};
 const OURS: &str = "umbel";
 
 /// What the store itself needs.
-const OUR_MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "steps",
-    sql: "create table umbel_steps (
+const OUR_MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "steps",
+        sql: "create table umbel_steps (
               task_id text not null,
               step text not null,
               output jsonb,
@@ -27,7 +28,17 @@ const OUR_MIGRATIONS: &[Migration] = &[Migration {
               primary key (task_id, step)
           );
           create index umbel_steps_done_at on umbel_steps (done_at)",
-}];
+    },
+    // Supabase grants all tables of `public` to roles whose keys are in every browser, and serves
+    // them over HTTP. Without a policy such a role sees no row and writes none; whoever owns the
+    // tables is not held by it.
+    Migration {
+        version: 2,
+        name: "row level security",
+        sql: "alter table umbel_migrations enable row level security;
+              alter table umbel_steps enable row level security",
+    },
+];
 
 /// Long enough to build an index over millions of rows, and to wait for another runner who does.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(10 * 60);

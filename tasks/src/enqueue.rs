@@ -35,7 +35,8 @@ pub(crate) async fn claimed_sites(sites: &Sites, client: &Client) -> Result<u64,
         for wanted in claimed {
             match address(&wanted.url) {
                 Ok(url) => {
-                    tasks.push((key_of_site(&wanted), ScrapeSite { url, site: wanted.site }))
+                    let key = key_of_site(&wanted);
+                    tasks.push((key, wanted.owner, ScrapeSite { url, site: wanted.site }));
                 }
                 Err(error) => {
                     let url = Some(wanted.url.as_str());
@@ -69,12 +70,16 @@ pub(crate) async fn pending_pages(
         let is_last = pending.len() < BATCH;
         after = pending.last().map_or(after, |wanted| wanted.page.id);
         let mut tasks = Vec::with_capacity(pending.len());
-        for Wanted { page, url } in pending {
+        for Wanted { page, url, owner } in pending {
             match address(&url) {
                 Ok(url) => {
-                    tasks.push((key_of_page(page), ScrapePage { url, page: Some(page) }));
+                    let task = ScrapePage { url, page: Some(page) };
+                    tasks.push((key_of_page(page), owner, task));
                 }
-                Err(error) => pages.fail(page, None, Some(&url), &error, Some("address")).await?,
+                Err(error) => {
+                    let (owner, url) = (owner.as_deref(), Some(url.as_str()));
+                    pages.fail(page, owner, None, url, &error, Some("address")).await?;
+                }
             }
         }
         // As with the sites.
@@ -92,19 +97,20 @@ pub(crate) async fn pending_pages(
 
 type Taken<'a, T> = Vec<(&'a T, TaskHandle<<T as Task>::Output>)>;
 
-/// Enqueues tasks under their keys; tells those that the broker has taken, and why it refused
+/// Enqueues tasks under their keys, each for its owner; tells those that the broker has taken, and why it refused
 /// another.
 async fn enqueue<'a, T: Task + Clone>(
     client: &Client,
-    tasks: &'a [(String, T)],
+    tasks: &'a [(String, Option<String>, T)],
 ) -> Result<(Taken<'a, T>, Result<(), BrokerError>), BrokerError> {
     let answers = client
-        .enqueue_many(tasks.iter().map(|(_, task)| task.clone()))
+        .enqueue_many(tasks.iter().map(|(_, _, task)| task.clone()))
         .tracked()
+        .owners(|place| tasks[place].1.clone())
         .idempotency_keys(|place| tasks[place].0.clone())
         .await?;
     let (mut taken, mut refused) = (Vec::with_capacity(tasks.len()), Ok(()));
-    for ((_, task), answer) in tasks.iter().zip(answers) {
+    for ((_, _, task), answer) in tasks.iter().zip(answers) {
         match answer {
             Ok(handle) => taken.push((task, handle)),
             // Another release enqueued it and packs its arguments in another way. It will run, and
@@ -164,7 +170,7 @@ mod tests {
     fn a_site_has_a_key_for_each_time_that_it_is_due() {
         let key = |due_ms, run| {
             let (site, url) = (SiteRun { id: 7, run }, String::new());
-            key_of_site(&WantedSite { site, url, due_ms })
+            key_of_site(&WantedSite { site, url, owner: None, due_ms })
         };
         assert_eq!(key(1_000, 1_001), "site:7:1000:1001");
         assert_ne!(key(1_000, 1_001), key(2_000, 2_001));

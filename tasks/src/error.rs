@@ -30,6 +30,12 @@ pub(crate) enum ScrapeError {
     /// Costs no attempt.
     #[error("{why}")]
     Later { wait: Duration, why: String },
+    /// No day's budget is ever enough for it: waiting would not help.
+    #[error(
+        "a page costs {cost} credits of scraperapi as the site wants it, and \
+         SCRAPERAPI_DAILY_CREDITS is {budget}"
+    )]
+    Budget { cost: u32, budget: u32 },
     /// The site is to be fetched by a service that nobody has set up.
     #[error("the site is fetched by scraperapi, and SCRAPERAPI_KEY is not set")]
     NoKey,
@@ -101,6 +107,7 @@ impl ScrapeError {
             Self::Fetch(error) | Self::Robots(error) => error.class(),
             Self::Source(refused) => refused.class(),
             Self::Later { .. } => "deferred",
+            Self::Budget { .. } => "source-budget",
             Self::NoKey => "source-key",
             Self::Store(_) => "store",
             Self::Broker(_) => "broker",
@@ -117,7 +124,7 @@ impl ScrapeError {
             _ => {}
         }
         match self {
-            Self::Superseded(_) | Self::NoKey => TaskError::fatal(self),
+            Self::Superseded(_) | Self::NoKey | Self::Budget { .. } => TaskError::fatal(self),
             Self::Source(Refused::Request) => TaskError::fatal(self),
             Self::Later { wait, why } => TaskError::snooze_for(wait, why),
             Self::Fetch(error) if error.is_fatal() => TaskError::fatal(error),

@@ -19,6 +19,7 @@ pub struct Wanted {
     #[serde(flatten)]
     pub page: PageRun,
     pub url: String,
+    pub owner: Option<String>,
 }
 
 /// A page whose task has not been heard of for a while.
@@ -37,6 +38,7 @@ pub struct WantedSite {
     #[serde(flatten)]
     pub site: SiteRun,
     pub url: String,
+    pub owner: Option<String>,
     /// When the run came due, in ms since 1970.
     pub due_ms: i64,
 }
@@ -168,7 +170,7 @@ const PENDING: &str = "
 with p as materialized (
     select * from jsonb_to_record({params}) as p (site_id bigint, after bigint, \"limit\" int)
 )
-select pages.id, pages.run, pages.url
+select pages.id, pages.run, pages.url, pages.owner
 from pages join sites on sites.id = pages.site_id and sites.run = pages.run
 where pages.status = 'pending' and sites.planned_at is not null
     and pages.id > (select after from p)
@@ -191,7 +193,7 @@ const CLAIMED: &str = "
 with p as materialized (
     select * from jsonb_to_record({params}) as p (after bigint, \"limit\" int)
 )
-select id, run, url, (extract(epoch from coalesce(due_at, to_timestamp(0))) * 1000)::bigint as due_ms
+select id, run, url, owner, (extract(epoch from coalesce(due_at, to_timestamp(0))) * 1000)::bigint as due_ms
 from sites
 where planned_at is null and status = 'queued' and task_id is null
     and id > (select after from p)

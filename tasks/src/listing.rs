@@ -16,6 +16,8 @@ pub struct Site {
     pub id: i64,
     #[schema(example = "https://example.com/")]
     pub url: String,
+    /// Whose it is; absent of one that was written by hand.
+    pub owner: Option<String>,
     pub status: Status,
     /// How many links away from the site's own page others are followed.
     pub max_depth: u32,
@@ -64,6 +66,8 @@ pub struct Page {
     pub site_id: Option<i64>,
     #[schema(example = "https://example.com/")]
     pub url: String,
+    /// Whose it is; absent of one of a site that was written by hand.
+    pub owner: Option<String>,
     /// How many links away from the site's own page it was found first.
     pub depth: u32,
     pub status: Status,
@@ -119,18 +123,22 @@ pub struct Page {
 }
 
 /// Which sites are listed.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct SiteFilter {
     /// That one alone.
     pub id: Option<i64>,
+    /// Those of this owner.
+    pub owner: Option<String>,
     /// Those with a greater id.
     pub after: i64,
     pub limit: u32,
 }
 
 /// Which pages are listed.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct PageFilter {
+    /// Those of this owner.
+    pub owner: Option<String>,
     pub site_id: Option<i64>,
     pub status: Option<Status>,
     /// Those with a greater id.
@@ -146,38 +154,64 @@ impl Sites {
 
     /// The site of this id.
     pub async fn get(&self, id: i64) -> Result<Option<Site>, StoreError> {
-        let found = self.list(&SiteFilter { id: Some(id), after: 0, limit: 1 }).await?;
+        let found =
+            self.list(&SiteFilter { id: Some(id), limit: 1, ..SiteFilter::default() }).await?;
         Ok(found.into_iter().next())
     }
 }
 
+/// How many bytes of pages an answer has, about, written as JSON: one page may have some 400 KB of
+/// texts, and nobody asks for hundreds of those at once but to fill a small container.
+const BYTES: u32 = 1 << 20;
+
+/// The first page always is one of the answer, however large.
 macro_rules! pages {
-    ($condition:literal) => {
+    ($($condition:literal)*) => {
         concat!(
             "with p as materialized (
                 select * from jsonb_to_record({params})
-                    as p (site_id bigint, status text, after bigint, \"limit\" int)
+                    as p (owner text, site_id bigint, status text, after bigint, \"limit\" int,
+                          most_bytes bigint)
+            ),
+            part as materialized (
+                select * from pages where id > (select after from p) ",
+            $("and ", $condition, " = (select ", $condition, " from p) ",)*
+            " order by id limit (select \"limit\" from p)
+            ),
+            measured as (
+                select part.*,
+                    sum(octet_length(row_to_json(part)::text)) over (order by id) as so_far
+                from part
             )
-            select * from pages where id > (select after from p) ",
-            $condition,
-            " order by id limit (select \"limit\" from p)"
+            select * from measured
+            where so_far <= (select most_bytes from p) or id = (select min(id) from part)
+            order by id"
         )
     };
 }
 
 impl Pages {
-    /// The pages that a filter lets through, in the order of their ids.
+    /// The pages that a filter lets through, in the order of their ids: fewer than there are where
+    /// they are large, and at least one where there is one.
     pub async fn list(&self, filter: &PageFilter) -> Result<Vec<Page>, StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            #[serde(flatten)]
+            filter: &'a PageFilter,
+            most_bytes: u32,
+        }
         // A text of its own for each, so that Postgres sees which index serves it.
-        let sql = match (filter.site_id, filter.status) {
-            (None, None) => pages!(""),
-            (None, Some(_)) => pages!("and status = (select status from p)"),
-            (Some(_), None) => pages!("and site_id = (select site_id from p)"),
-            (Some(_), Some(_)) => {
-                pages!("and site_id = (select site_id from p) and status = (select status from p)")
-            }
+        let sql = match (&filter.owner, filter.site_id, filter.status) {
+            (None, None, None) => pages!(),
+            (None, None, Some(_)) => pages!("status"),
+            (None, Some(_), None) => pages!("site_id"),
+            (None, Some(_), Some(_)) => pages!("site_id" "status"),
+            (Some(_), None, None) => pages!("owner"),
+            (Some(_), None, Some(_)) => pages!("owner" "status"),
+            (Some(_), Some(_), None) => pages!("owner" "site_id"),
+            (Some(_), Some(_), Some(_)) => pages!("owner" "site_id" "status"),
         };
-        self.db.rows(sql, filter).await
+        self.db.rows(sql, &Params { filter, most_bytes: BYTES }).await
     }
 }
 
@@ -185,9 +219,10 @@ impl Pages {
 /// pending.
 const SITES: &str = "
 with p as materialized (
-    select * from jsonb_to_record({params}) as p (id bigint, after bigint, \"limit\" int)
+    select * from jsonb_to_record({params})
+        as p (id bigint, owner text, after bigint, \"limit\" int)
 )
-select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_at, due_at,
+select s.id, url, s.owner, status, max_depth, max_pages, every_s, next_due, last_scraped_at, due_at,
     task_id, attempt, error, error_class, http_status, sitemap_error, source,
     (
         select jsonb_build_object(
@@ -202,5 +237,6 @@ select s.id, url, status, max_depth, max_pages, every_s, next_due, last_scraped_
     ) as pages
 from sites s, p
 where s.id > p.after and (p.id is null or s.id = p.id)
+    and (p.owner is null or s.owner = p.owner)
 order by s.id
 limit (select \"limit\" from p)";

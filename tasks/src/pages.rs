@@ -35,6 +35,8 @@ pub struct PageRun {
 pub struct Attempt<'a> {
     #[serde(flatten)]
     pub page: PageRun,
+    /// Whose task it is. Who else may name a page and its run has no business with it.
+    pub owner: Option<&'a str>,
     pub task_id: &'a TaskId,
     pub attempt: u32,
 }
@@ -68,15 +70,21 @@ impl Pages {
         Self { db }
     }
 
-    /// The row of a page that is asked for by itself, made if there is none.
-    pub async fn adopt(&self, url: &Url) -> Result<PageRun, StoreError> {
-        let page: Option<PageRun> = self.db.row(ADOPT, url.as_str()).await?;
+    /// The row of a page that somebody asks for by itself, made if there is none.
+    pub async fn adopt(&self, url: &Url, owner: Option<&str>) -> Result<PageRun, StoreError> {
+        #[derive(Serialize)]
+        struct Params<'a> {
+            url: &'a str,
+            owner: Option<&'a str>,
+        }
+        let params = Params { url: url.as_str(), owner };
+        let page: Option<PageRun> = self.db.row(ADOPT, &params).await?;
         Ok(page.expect("an upsert without a condition gives its row"))
     }
 
     /// Marks the page as running, and takes its row from any other task. `None`: there is nothing
     /// to do, because this task has stored the page of a site already, or because it is not the
-    /// page of this address in this run.
+    /// page of this address and owner in this run.
     pub async fn begin(
         &self,
         attempt: &Attempt<'_>,
@@ -182,11 +190,12 @@ impl Pages {
     }
 
     /// Gives the page up, unless it was stored. It must be in the hands of this task, or of none
-    /// yet and at this address. Without a class that of its last attempt stays,
+    /// yet and at this address and the owner's. Without a class that of its last attempt stays,
     /// or it is `task`: its task ended by an accident of its own.
     pub async fn fail(
         &self,
         page: PageRun,
+        owner: Option<&str>,
         task_id: Option<&TaskId>,
         url: Option<&str>,
         error: &str,
@@ -196,6 +205,7 @@ impl Pages {
         struct Params<'a> {
             #[serde(flatten)]
             page: PageRun,
+            owner: Option<&'a str>,
             task_id: Option<&'a TaskId>,
             url: Option<&'a str>,
             error: &'a str,
@@ -205,7 +215,7 @@ impl Pages {
         struct Of {
             site_id: Option<i64>,
         }
-        let params = Params { page, task_id, url, error, error_class };
+        let params = Params { page, owner, task_id, url, error, error_class };
         self.db
             .transaction(async |tx| {
                 let of: Option<Of> = tx.row(SITE_OF, &page.id).await?;
@@ -260,8 +270,9 @@ pub struct Trouble<'a> {
 }
 
 const ADOPT: &str = "
-insert into pages (site_id, url) values (null, ({params})#>>'{}')
-on conflict (site_id, url) do update set updated_at = now()
+insert into pages (url, owner)
+select url, owner from jsonb_to_record({params}) as p (url text, owner text)
+on conflict (owner, url) where site_id is null do update set updated_at = now()
 returning id, run";
 
 /// A page without a site is read again by a task that has stored it: between two statements its
@@ -269,13 +280,15 @@ returning id, run";
 const BEGIN: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (id bigint, run bigint, url text, task_id text, attempt int, queued_at timestamptz)
+        as p (id bigint, run bigint, url text, owner text, task_id text, attempt int,
+              queued_at timestamptz)
 )
 update pages set
     status = 'running', attempt = p.attempt, task_id = p.task_id, queued_at = p.queued_at,
     error_class = null, started_at = now(), finished_at = null, updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and pages.url = p.url
+    and pages.owner is not distinct from p.owner
     and (status <> 'succeeded' or pages.task_id is distinct from p.task_id or site_id is null)
 returning site_id, depth, title,
     (select source from sites where sites.id = pages.site_id) as source,
@@ -323,13 +336,13 @@ const FOLLOW: &str = concat!(
         select * from jsonb_to_record({params}) as p (id bigint, run bigint, links jsonb)
     ),
     from_page as materialized (
-        select site.id as site_id, site.run, pages.depth + 1 as depth, links, max_pages
+        select site.id as site_id, site.owner, site.run, pages.depth + 1 as depth, links, max_pages
         from p join pages using (id, run)
         join sites site on site.id = pages.site_id and site.run = pages.run
         where pages.depth < site.max_depth
     )
-    insert into pages (site_id, url, run, depth)
-    select site_id, link.url, run, depth
+    insert into pages (site_id, url, owner, run, depth)
+    select site_id, link.url, owner, run, depth
     from from_page, jsonb_array_elements_text(links) with ordinality as link (url, place)
     where not exists (
         select from pages known
@@ -387,7 +400,8 @@ const SITE_OF: &str = "select site_id from pages where id = ({params})::bigint";
 const FAIL: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (id bigint, run bigint, task_id text, url text, error text, error_class text)
+        as p (id bigint, run bigint, owner text, task_id text, url text, error text,
+              error_class text)
 )
 update pages set
     status = 'failed', error = p.error,
@@ -395,4 +409,5 @@ update pages set
     finished_at = now(), updated_at = now()
 from p
 where pages.id = p.id and pages.run = p.run and status <> 'succeeded'
-    and (pages.task_id = p.task_id or pages.task_id is null and pages.url = p.url)";
+    and (pages.task_id = p.task_id or pages.task_id is null and pages.url = p.url
+        and pages.owner is not distinct from p.owner)";

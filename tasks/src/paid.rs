@@ -38,14 +38,17 @@ pub(crate) async fn through_scraperapi(
     let Some(service) = &app.scraperapi else {
         return Err(ScrapeError::NoKey);
     };
+    let cost = options.estimate();
+    if let Some(budget) = service.daily_credits().filter(|budget| cost > *budget) {
+        return Err(ScrapeError::Budget { cost, budget });
+    }
     let now = Utc::now();
     let later = |until: DateTime<Utc>, why: String| {
         let spread = Duration::from_secs(page.unsigned_abs() % SPREAD_S);
         let wait = (until - now).to_std().unwrap_or_default() + spread;
         ScrapeError::Later { wait: wait.clamp(SNOOZE_SHORTEST, DEFERRED_LONGEST), why }
     };
-    let reserved =
-        app.ledger.reserve(NAME, options.estimate(), service.daily_credits(), now).await?;
+    let reserved = app.ledger.reserve(NAME, cost, service.daily_credits(), now).await?;
     let reserved = reserved.map_err(|stopped| later(stopped.until, stopped.why))?;
     let answer = service.read_page(&app.fetcher, url, options).await;
     app.ledger.settle(&reserved, answer.cost).await?;

@@ -70,7 +70,7 @@ pub(crate) async fn pages(pages: &Pages, client: &Client) -> Result<u64, Enqueue
                 Fate::Lost => ("the broker has lost its task".to_owned(), Some("lost")),
                 Fate::Ended(why) => (why, None),
             };
-            pages.fail(it.page, Some(&it.task_id), None, &error, class).await?;
+            pages.fail(it.page, None, Some(&it.task_id), None, &error, class).await?;
             repaired += 1;
         }
         pages.alive(&alive).await?;

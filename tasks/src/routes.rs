@@ -1,9 +1,10 @@
-//! The endpoints of the scraper: enter a site, see the sites, see their pages.
+//! The endpoints of the scraper: enter a site, see the sites, see their pages. Each asks for a scope,
+//! and everybody sees what is their own.
 
 use std::error::Error;
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Query, State},
     http::StatusCode,
     response::IntoResponse,
@@ -11,7 +12,7 @@ use axum::{
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
-use umbel::{FieldError, JsonBody, Problem, StoreError};
+use umbel::{Claims, FieldError, JsonBody, Problem, StoreError};
 use url::Url;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -104,12 +105,13 @@ struct PagesQuery {
 
 /// Have a site scraped
 ///
-/// It is due at once and then again every so often. A site that is known already takes the options
-/// that are given, keeps the others, and is due at once too.
+/// It is due at once and then again every so often. A site that the caller has entered already takes
+/// the options that are given, keeps the others, and is due at once too.
 #[utoipa::path(
     post,
     path = "/sites",
     tag = "scraper",
+    security(("bearer" = ["sites:write"])),
     request_body = NewSite,
     responses(
         (status = 201, description = "It is new.", body = Site),
@@ -119,12 +121,13 @@ struct PagesQuery {
 )]
 async fn create_site(
     State(app): State<App>,
+    Extension(claims): Extension<Claims>,
     JsonBody(new): JsonBody<NewSite>,
 ) -> Result<impl IntoResponse, Problem> {
-    let options = options(new)?;
+    let options = options(new, &claims.sub)?;
     let put = app.sites.put(&options, app.settings.site_every_s).await.map_err(store_problem)?;
     // Now rather than at the next sweep. Where it cannot be, the next sweep finds the site due.
-    if let Err(error) = app.client.enqueue(SweepSites {}).await {
+    if let Err(error) = app.client.enqueue(SweepSites {}).owner(&claims.sub).await {
         warn!(%error, site = put.id, "could not ask for a sweep; the site waits for the next one");
     }
     let site = app.sites.get(put.id).await.map_err(store_problem)?;
@@ -140,6 +143,7 @@ async fn create_site(
     get,
     path = "/sites",
     tag = "scraper",
+    security(("bearer" = ["sites:read"])),
     params(SitesQuery),
     responses(
         (status = 200, body = SiteList),
@@ -148,19 +152,24 @@ async fn create_site(
 )]
 async fn list_sites(
     State(app): State<App>,
+    Extension(claims): Extension<Claims>,
     Query(query): Query<SitesQuery>,
 ) -> Result<Json<SiteList>, Problem> {
-    let filter =
-        SiteFilter { id: None, after: query.after.unwrap_or(0), limit: limit(query.limit)? };
+    let (after, limit) = (query.after.unwrap_or(0), limit(query.limit)?);
+    let filter = SiteFilter { id: None, owner: whose(&claims), after, limit };
     let sites = app.sites.list(&filter).await.map_err(store_problem)?;
     Ok(Json(SiteList { sites }))
 }
 
 /// The pages, and what they say about themselves
+///
+/// An answer ends at the limit or at about 1 MiB, whichever comes first: ask for those after its last
+/// one until there are none.
 #[utoipa::path(
     get,
     path = "/pages",
     tag = "scraper",
+    security(("bearer" = ["sites:read"])),
     params(PagesQuery),
     responses(
         (status = 200, body = PageList),
@@ -169,10 +178,12 @@ async fn list_sites(
 )]
 async fn list_pages(
     State(app): State<App>,
+    Extension(claims): Extension<Claims>,
     Query(query): Query<PagesQuery>,
 ) -> Result<Json<PageList>, Problem> {
     let PagesQuery { site_id, status, limit: wanted, after } = query;
-    let filter = PageFilter { site_id, status, after: after.unwrap_or(0), limit: limit(wanted)? };
+    let (after, limit) = (after.unwrap_or(0), limit(wanted)?);
+    let filter = PageFilter { owner: whose(&claims), site_id, status, after, limit };
     let pages = app.pages.list(&filter).await.map_err(store_problem)?;
     Ok(Json(PageList { pages }))
 }
@@ -182,6 +193,7 @@ async fn list_pages(
     get,
     path = "/sources",
     tag = "scraper",
+    security(("bearer" = ["sites:read"])),
     responses(
         (status = 200, body = SourceList),
         (status = "default", body = Problem, content_type = "application/problem+json"),
@@ -192,8 +204,13 @@ async fn list_sources(State(app): State<App>) -> Result<Json<SourceList>, Proble
     Ok(Json(SourceList { sources }))
 }
 
+/// Whose rows the caller sees: an admin everybody's.
+fn whose(claims: &Claims) -> Option<String> {
+    (!claims.is_admin()).then(|| claims.sub.clone())
+}
+
 /// Checks what somebody wants, and says all that is wrong with it.
-fn options(new: NewSite) -> Result<SiteOptions, Problem> {
+fn options(new: NewSite, owner: &str) -> Result<SiteOptions, Problem> {
     let NewSite { mut url, max_depth, max_pages, every_s, source } = new;
     // What comes after it is a place in the page, and no other page.
     url.set_fragment(None);
@@ -217,7 +234,8 @@ fn options(new: NewSite) -> Result<SiteOptions, Problem> {
         errors.push(FieldError::new("source", rule));
     }
     if errors.is_empty() {
-        return Ok(SiteOptions { url, max_depth, max_pages, every_s, source });
+        let owner = Some(owner.to_owned());
+        return Ok(SiteOptions { url, owner, max_depth, max_pages, every_s, source });
     }
     let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY).detail("a site cannot be so");
     Err(errors.into_iter().fold(problem, Problem::error))
@@ -260,7 +278,7 @@ mod tests {
 
     /// What is wrong, as the caller reads it.
     fn refused(new: NewSite) -> String {
-        format!("{:?}", options(new).unwrap_err())
+        format!("{:?}", options(new, "ann").unwrap_err())
     }
 
     #[test]
@@ -281,14 +299,14 @@ mod tests {
             every_s: Some(60),
             ..good.clone()
         };
-        assert!(options(bounds).is_ok());
+        assert!(options(bounds, "ann").is_ok());
         assert!(refused(new("https://a:b@example.com/")).contains("password"));
     }
 
     #[test]
     fn a_place_in_a_page_is_the_page() {
         assert_eq!(
-            options(new("https://example.com/a#b")).unwrap().url.as_str(),
+            options(new("https://example.com/a#b"), "ann").unwrap().url.as_str(),
             "https://example.com/a"
         );
     }

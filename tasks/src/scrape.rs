@@ -41,8 +41,8 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(90);
 pub struct ScrapePage {
     /// The address of the page.
     pub url: Url,
-    /// Set by the scraper itself for the pages of its sites. Without it the page is read by
-    /// itself, and no link is followed.
+    /// Set by the scraper itself for the pages of its sites; it must be a page of the task's owner.
+    /// Without it the page is read by itself, and no link is followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<PageRun>,
 }
@@ -73,7 +73,8 @@ impl Handler<App> for ScrapePage {
             return Err(TaskError::fatal(refusal));
         }
         let page = self.row(ctx).await?;
-        let attempt = Attempt { page, task_id: ctx.task_id(), attempt: ctx.run().attempt };
+        let owner = ctx.run().owner.as_deref();
+        let attempt = Attempt { page, owner, task_id: ctx.task_id(), attempt: ctx.run().attempt };
         let scraped = match pages.begin(&attempt, &self.url, ctx.run().enqueued).await? {
             Some(place) => self.scrape(&attempt, place, ctx).await,
             None => self.finish(&attempt, ctx).await,
@@ -99,7 +100,8 @@ impl Handler<App> for ScrapePage {
         let (error, class) = told_of_end(end);
         let page = self.row(ctx).await?;
         let (task, url) = (Some(ctx.task_id()), Some(self.url.as_str()));
-        Ok(ctx.app().pages.fail(page, task, url, &error, class).await?)
+        let owner = ctx.run().owner.as_deref();
+        Ok(ctx.app().pages.fail(page, owner, task, url, &error, class).await?)
     }
 }
 
@@ -107,7 +109,7 @@ impl ScrapePage {
     async fn row(&self, ctx: &Context<App>) -> Result<PageRun, StoreError> {
         match self.page {
             Some(page) => Ok(page),
-            None => ctx.app().pages.adopt(&self.url).await,
+            None => ctx.app().pages.adopt(&self.url, ctx.run().owner.as_deref()).await,
         }
     }
 

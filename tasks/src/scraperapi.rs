@@ -123,8 +123,9 @@ impl Refused {
     }
 }
 
-/// What a request came to, and what it cost in credits: nothing unless it was answered with the
-/// page, or with that there is none.
+/// What a request came to, and what it cost in credits: nothing where it was answered otherwise than
+/// with the page, or with that there is none; and as much as a page where it was sent and no answer
+/// came, for the service may have got the page and counts it then.
 #[derive(Debug)]
 pub struct Answer {
     pub result: Result<FetchedPage, Refused>,
@@ -181,10 +182,14 @@ impl ScraperApi {
         }
         let response = match self.client.get(self.request(url, options)).send().await {
             Ok(response) => response,
-            Err(error) if error.is_timeout() => {
-                return nothing(FetchError::TimedOut { limit: TIMEOUT });
+            Err(error) => {
+                let cost = if error.is_connect() { 0 } else { options.estimate() };
+                let error = match error.is_timeout() {
+                    true => FetchError::TimedOut { limit: TIMEOUT },
+                    false => FetchError::Unreachable(error.without_url()),
+                };
+                return Answer { result: Err(error.into()), cost };
             }
-            Err(error) => return nothing(FetchError::Unreachable(error.without_url())),
         };
         let status = response.status().as_u16();
         let charged = matches!(status, 200..=299 | 404);

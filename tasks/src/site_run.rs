@@ -235,8 +235,8 @@ where sites.id = p.id and sites.run = p.run and sites.task_id = p.task_id and pl
 
 /// The claim has made it already, unless somebody has changed the rows since.
 const OWN_PAGE: &str = concat!(
-    "insert into pages (site_id, url, run)
-     select id, url, run from sites where id = ({params})::bigint
+    "insert into pages (site_id, url, owner, run)
+     select id, url, owner, run from sites where id = ({params})::bigint
      on conflict (site_id, url) do update set ",
     reset_page!()
 );

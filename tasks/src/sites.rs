@@ -20,6 +20,8 @@ pub struct Sites {
 #[derive(Debug, Clone, Serialize)]
 pub struct SiteOptions {
     pub url: Url,
+    /// Whose site it is; the same address may be a site of others too. `None`: nobody's.
+    pub owner: Option<String>,
     /// How many links away from the site's own page others are followed. Default 3.
     pub max_depth: Option<u32>,
     /// How many pages are scraped in one run, the site's own included. Default 100.
@@ -43,7 +45,8 @@ impl Sites {
         Self { db }
     }
 
-    /// Enters a site, or changes the options of the one with the same address, and makes it due.
+    /// Enters a site, or changes the options of the one that its owner has at this address, and makes
+    /// it due.
     /// A run that is under way goes on; the next one comes after it.
     pub async fn put(&self, options: &SiteOptions, every_s: u32) -> Result<Put, StoreError> {
         #[derive(Serialize)]
@@ -99,13 +102,14 @@ pub(crate) async fn close(tx: &mut Tx, site: i64) -> Result<(), StoreError> {
 const PUT: &str = "
 with p as materialized (
     select * from jsonb_to_record({params})
-        as p (url text, max_depth int, max_pages int, every_s int, default_every_s int, source jsonb)
+        as p (url text, owner text, max_depth int, max_pages int, every_s int, default_every_s int,
+              source jsonb)
 )
-insert into sites as s (url, max_depth, max_pages, every_s, source)
-select url, coalesce(max_depth, 3), coalesce(max_pages, 100), coalesce(every_s, default_every_s),
+insert into sites as s (url, owner, max_depth, max_pages, every_s, source)
+select url, owner, coalesce(max_depth, 3), coalesce(max_pages, 100), coalesce(every_s, default_every_s),
     coalesce(source, '\"direct\"')
 from p
-on conflict (url) do update set
+on conflict (owner, url) do update set
     max_depth = coalesce((select max_depth from p), s.max_depth),
     max_pages = coalesce((select max_pages from p), s.max_pages),
     every_s = coalesce((select every_s from p), s.every_s),
@@ -118,8 +122,8 @@ returning id, xmax = 0 as created";
 /// A site that waits has its page waiting too, for the counts to tell so. The page belongs to the
 /// run that is to come, and so nobody enqueues it before the site is claimed.
 const PUT_PAGE: &str = concat!(
-    "insert into pages (site_id, url, run)
-     select id, url, run + 1 from sites where id = ({params})::bigint and status = 'pending'
+    "insert into pages (site_id, url, owner, run)
+     select id, url, owner, run + 1 from sites where id = ({params})::bigint and status = 'pending'
      on conflict (site_id, url) do update set ",
     reset_page!()
 );
@@ -150,10 +154,10 @@ const CLAIM: &str = concat!(
             error = null, error_class = null, http_status = null,
             sitemap = null, sitemap_error = null, updated_at = now()
         from due where sites.id = due.id
-        returning sites.id, url, run
+        returning sites.id, url, owner, run
     )
-    insert into pages (site_id, url, run)
-    select id, url, run from claimed
+    insert into pages (site_id, url, owner, run)
+    select id, url, owner, run from claimed
     on conflict (site_id, url) do update set ",
     reset_page!()
 );

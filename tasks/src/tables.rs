@@ -9,6 +9,8 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "sites and pages", sql: SITES_AND_PAGES },
     Migration { version: 2, name: "sources, and more of pages", sql: SOURCES },
     Migration { version: 3, name: "sites are planned by tasks of their own", sql: PLANS },
+    Migration { version: 4, name: "owners of sites and pages", sql: OWNERS },
+    Migration { version: 5, name: "row level security", sql: ROW_SECURITY },
 ];
 
 /// Rows may be written by hand too (`insert into sites (url) values (…)`), so that everything but
@@ -128,6 +130,32 @@ alter table sites
 update sites set planned_at = now() where run > 0;
 create index sites_unplanned on sites (id)
     where planned_at is null and status in ('queued', 'running');
+";
+
+/// `owner` is whose token entered the site, or asked for the page by itself; what was written by hand is
+/// nobody's. Two owners of one address have a row each, or one would learn of the other and change
+/// what is theirs.
+const OWNERS: &str = "
+alter table sites
+    add column owner text,
+    drop constraint sites_url_key,
+    add constraint sites_of_owner unique nulls not distinct (owner, url);
+alter table pages
+    add column owner text,
+    drop constraint pages_site_id_url_key,
+    add constraint pages_of_site unique (site_id, url);
+create unique index pages_alone on pages (owner, url) nulls not distinct where site_id is null;
+create index pages_by_owner on pages (owner, id);
+";
+
+/// Supabase grants all tables of `public` to roles whose keys are in every browser, and serves them
+/// over HTTP. Without a policy such a role sees no row and writes none. Whoever owns the tables is not
+/// held by it; a role that only reads and writes them is let in by deploy/postgres-role.sql.
+const ROW_SECURITY: &str = "
+alter table sites enable row level security;
+alter table pages enable row level security;
+alter table sources enable row level security;
+alter table credits enable row level security;
 ";
 
 /// Where a site or a page stands.

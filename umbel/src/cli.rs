@@ -99,7 +99,8 @@ pub(crate) struct TokenArgs {
     /// Whom the token is for
     #[arg(long, default_value = "operator")]
     pub subject: String,
-    /// What it may do: tasks:enqueue, tasks:read, tasks:cancel, admin, with spaces between them
+    /// What it may do: tasks:enqueue, tasks:read, tasks:cancel, admin, or a scope of the
+    /// application, with spaces between them
     #[arg(long, default_value_t = Scopes::TASKS)]
     pub scopes: Scopes,
     /// The tasks that it is for, with commas; without it all

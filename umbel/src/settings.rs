@@ -183,7 +183,7 @@ impl Settings {
             issuer: self.jwt_issuer.clone(),
             audience: self.jwt_audience.clone(),
             role_scopes: self.jwt_role_scopes.clone().unwrap_or_default(),
-            default_scopes: self.jwt_default_scopes.unwrap_or_default(),
+            default_scopes: self.jwt_default_scopes.clone().unwrap_or_default(),
         };
         jwt.check().map_err(|error| SettingsError(error.to_string()))?;
         Ok(jwt)
@@ -278,7 +278,7 @@ impl Settings {
             ("JWT_AUDIENCE", self.jwt_audience.clone()),
             ("JWKS_URL", self.jwks_url.as_ref().map(Url::to_string)),
             ("JWT_ROLE_SCOPES", self.jwt_role_scopes.as_ref().map(RoleScopes::to_string)),
-            ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.map(|scopes| scopes.to_string())),
+            ("JWT_DEFAULT_SCOPES", self.jwt_default_scopes.as_ref().map(Scopes::to_string)),
             ("METRICS_PORT", self.limits.metrics_port.map(|port| port.to_string())),
             ("QUEUES", (!queues.is_empty()).then(|| queues.join(","))),
             ("CONCURRENCY", self.concurrency.map(|count| count.to_string())),

@@ -81,7 +81,7 @@ pub(crate) fn token(settings: &Settings, args: &TokenArgs) -> anyhow::Result<Str
         // The identity provider makes those of published keys.
         return Err(SettingsError(ApiError::NoSecret.to_string()).into());
     }
-    let grant = Grant::new(&args.subject).scopes(args.scopes).ttl(args.ttl);
+    let grant = Grant::new(&args.subject).scopes(args.scopes.clone()).ttl(args.ttl);
     let grant = args.tasks.iter().fold(grant, |grant, names| grant.tasks(names.clone()));
     Ok(grant.sign(&jwt, Utc::now())?)
 }

@@ -25,6 +25,8 @@ pub struct Run {
     pub attempt: u32,
     pub max_attempts: u32,
     pub enqueued: DateTime<Utc>,
+    /// Whose task it is, where it came in over HTTP or was enqueued for somebody.
+    pub owner: Option<Arc<str>>,
     pub(crate) client: Client,
     pub(crate) worker: Arc<str>,
     pub(crate) wanted: Arc<Wanted>,

@@ -100,6 +100,7 @@ impl Executor {
                 attempt: envelope.attempt,
                 max_attempts: body.max_attempts(&options),
                 enqueued: envelope.enqueued,
+                owner: body.owner.as_deref().map(Arc::from),
                 client: self.client.clone(),
                 worker: self.worker.clone(),
                 wanted: cancellable.wanted(),

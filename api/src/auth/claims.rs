@@ -59,6 +59,12 @@ impl Claims {
         self.scopes.allows(scope)
     }
 
+    /// As [`allows`](Self::allows), of a scope by its name, such as those of an application
+    /// (`sites:read`).
+    pub fn allows_named(&self, scope: &str) -> bool {
+        self.scopes.allows_named(scope)
+    }
+
     /// Whether what the token may do with tasks it may do with those of this name: the claim
     /// `tasks` narrows it, and never an admin.
     pub fn allows_task(&self, name: &str) -> bool {
@@ -99,7 +105,7 @@ impl Written {
         let of_app = self.app_metadata.as_ref().and_then(|metadata| metadata.get("role"));
         let roles = [self.role.as_ref(), of_app].into_iter().flatten().filter_map(Value::as_str);
         let granted = roles.filter_map(|role| unsaid.roles.of(role)).reduce(Scopes::with);
-        granted.unwrap_or(unsaid.default)
+        granted.unwrap_or_else(|| unsaid.default.clone())
     }
 }
 

@@ -21,6 +21,7 @@ use tracing::debug;
 
 pub use claims::Claims;
 pub use grant::{Grant, issue_token};
+pub(crate) use scope::is_of_application;
 pub use scope::{RoleScopes, Scope, ScopeError, Scopes};
 pub(crate) use token::{TokenError, Verifier};
 
@@ -29,12 +30,14 @@ use crate::{
     edge::{self, Subject},
     problem::Problem,
     rates::Rates,
+    shares::Shares,
 };
 
-/// Who may come in, and how often.
+/// Who may come in, how often, and how many at once.
 pub(crate) struct Door {
     verifier: Verifier,
     rates: Option<Rates>,
+    shares: Shares,
 }
 
 /// When published keys are looked for again that nobody has yet.
@@ -43,7 +46,9 @@ const RETRY_KEYS: Duration = Duration::from_secs(5);
 impl Door {
     pub fn new(settings: &ApiSettings) -> Result<Self, ApiError> {
         let verifier = Verifier::new(&settings.jwt)?;
-        Ok(Self { verifier, rates: settings.limits.per_subject.map(Rates::new) })
+        let limits = &settings.limits;
+        let shares = Shares::new(limits.subject_in_flight);
+        Ok(Self { verifier, rates: limits.per_subject.map(Rates::new), shares })
     }
 }
 
@@ -67,6 +72,9 @@ pub(crate) async fn require_token(
             if let Err(wait) = taken {
                 return edge::too_often(wait).into_response();
             }
+            let Some(_share) = door.shares.take(&claims.sub) else {
+                return edge::too_many_at_once().into_response();
+            };
             request.extensions_mut().insert(claims);
             next.run(request).await
         }

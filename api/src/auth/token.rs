@@ -75,7 +75,7 @@ impl Verifier {
             jwks: settings.jwks.as_ref().map(Jwks::new).transpose()?,
             validation,
             unsaid: Unsaid {
-                default: settings.default_scopes,
+                default: settings.default_scopes.clone(),
                 roles: settings.role_scopes.clone(),
             },
         })

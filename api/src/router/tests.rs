@@ -102,8 +102,14 @@ async fn site(Extension(claims): Extension<Claims>, Path(id): Path<u32>) -> Json
     Json(Site { id, owner: claims.sub })
 }
 
+#[utoipa::path(delete, path = "/sites/{id}", params(("id" = u32, Path)),
+    security(("bearer" = ["sites:write"])), responses((status = 200), (status = 403, body = Problem)))]
+async fn remove_site() {}
+
 fn application() -> OpenApiRouter {
-    OpenApiRouter::new().routes(routes!(site)).fallback(async || "the application's own")
+    OpenApiRouter::new()
+        .routes(routes!(site, remove_site))
+        .fallback(async || "the application's own")
 }
 
 #[tokio::test]
@@ -309,6 +315,15 @@ mod other {
 
     #[utoipa::path(get, path = "/jams", responses((status = 200, body = Queue)))]
     pub async fn jams() {}
+
+    /// Of what is served without a token and described beside.
+    #[derive(serde::Serialize, utoipa::ToSchema)]
+    pub struct Report {
+        pages: u32,
+    }
+
+    #[utoipa::path(get, path = "/reports", responses((status = 200, body = Report)))]
+    pub async fn reports() {}
 }
 
 // Opening a client needs a runtime.
@@ -318,5 +333,6 @@ async fn an_application_cannot_take_what_is_ours() {
     assert!(refusal(routes!(history)).contains("`/v1/tasks/{name}/history`"));
     assert!(refusal(routes!(empty)).contains("`/v1/queues`"));
     assert!(refusal(routes!(other::jams)).contains("`Queue`"));
+    assert!(refusal(routes!(other::reports)).contains("`Report`"));
     assert!(api(OpenApiRouter::new().routes(routes!(sheets))).is_ok());
 }

@@ -4,9 +4,10 @@ use std::num::NonZeroU16;
 
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use umbel_broker::NewTask;
+use umbel_broker::{BrokerError, NewTask, Submitted};
 use umbel_proto::{Priority, TaskId};
 use utoipa::ToSchema;
 
@@ -89,7 +90,9 @@ pub(crate) enum Verdict {
 
 /// Enqueue many tasks
 ///
-/// Each is judged by itself: some may be refused and others not.
+/// Each is judged by itself: some may be refused and others not. Where the broker goes away half way, those
+/// that were accepted are told, and of the others it is not known (503): they can be sent again with
+/// their idempotency keys.
 #[utoipa::path(
     post,
     path = "/tasks/batch",
@@ -111,27 +114,66 @@ pub(crate) async fn create(
             .detail("the batch is too large")
             .error(FieldError::new("tasks", rule)));
     }
-    let (mut good, mut verdicts): (Vec<NewTask>, Vec<Option<Verdict>>) = Default::default();
-    for item in batch.tasks {
-        match item.prepare(&shared, &claims) {
+    let asked = batch.tasks.into_iter().map(|item| item.prepare(&shared, &claims)).collect();
+    let asked = claim(&shared, asked).await?;
+    let (mut good, mut refused): (Vec<NewTask>, Vec<Option<Verdict>>) = Default::default();
+    for task in asked {
+        match task {
             Ok(new) => {
                 good.push(new);
-                verdicts.push(None);
+                refused.push(None);
             }
-            Err(problem) => verdicts.push(Some(Verdict::from(problem))),
+            Err(problem) => refused.push(Some(problem.into())),
         }
     }
-    let answers = shared.client.submit_many(&good).await.map_err(broker_problem)?;
-    let mut answers = answers.into_iter().map(|answer| match answer {
-        Ok(submitted) => Verdict::Accepted { id: submitted.id, existing: submitted.existing },
-        Err(error) => Verdict::from(broker_problem(error)),
-    });
+    let mut answers = submit(&shared, &good).await?.into_iter();
     let verdicts: Vec<Verdict> =
-        verdicts.into_iter().filter_map(|known| known.or_else(|| answers.next())).collect();
-    let accepted =
-        verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Accepted { .. })).count();
+        refused.into_iter().filter_map(|known| known.or_else(|| answers.next())).collect();
+    let accepted = verdicts.iter().filter(|verdict| verdict.is_acceptance()).count();
     Ok(Json(Verdicts { accepted, refused: verdicts.len() - accepted, verdicts }))
 }
+
+/// A task that is good so far, or why it is refused.
+type Asked = Result<NewTask, Problem>;
+
+/// Claims their idempotency keys; nothing is enqueued yet, so trouble with the broker is that of all.
+async fn claim(shared: &Shared, asked: Vec<Asked>) -> Result<Vec<Asked>, Problem> {
+    let claims = join_all(asked.into_iter().map(async |task| {
+        let new = match task {
+            Ok(new) => new,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        match shared.client.claim_key(&new).await {
+            Ok(()) => Ok(Ok(new)),
+            Err(error @ BrokerError::KeyConflict { .. }) => Ok(Err(broker_problem(error))),
+            Err(error) => Err(error),
+        }
+    }));
+    let claims = shared.patience.wait(claims).await?;
+    claims.into_iter().collect::<Result<_, _>>().map_err(broker_problem)
+}
+
+/// A verdict for each. Trouble with the broker is that of all, unless some were accepted before.
+async fn submit(shared: &Shared, good: &[NewTask]) -> Result<Vec<Verdict>, Problem> {
+    let mut verdicts = Vec::with_capacity(good.len());
+    while verdicts.len() < good.len() {
+        let call = shared.client.submit_next(&good[verdicts.len()..]);
+        let answers = shared.patience.wait(call).await;
+        match answers.and_then(|answers| answers.map_err(broker_problem)) {
+            Ok(answers) => verdicts.extend(answers.into_iter().map(Verdict::of)),
+            Err(problem) if !verdicts.iter().any(Verdict::is_acceptance) => return Err(problem),
+            Err(problem) => {
+                let problem = problem.detail(UNKNOWN);
+                verdicts.resize_with(good.len(), || problem.clone().into());
+            }
+        }
+    }
+    Ok(verdicts)
+}
+
+/// Said of tasks from the call on that failed.
+const UNKNOWN: &str = "the broker went away; the task may have been enqueued all the same: repeat it \
+                       with the same idempotency key";
 
 impl Item {
     fn prepare(self, shared: &Shared, claims: &Claims) -> Result<NewTask, Problem> {
@@ -142,6 +184,19 @@ impl Item {
         let body =
             NewTaskBody { args, delay_s, at, expires_s, expires_at, queue, priority, max_attempts };
         prepare(&shared.catalog, claims, &task, body, key, Utc::now())
+    }
+}
+
+impl Verdict {
+    fn of(answer: Result<Submitted, BrokerError>) -> Self {
+        match answer {
+            Ok(Submitted { id, existing }) => Self::Accepted { id, existing },
+            Err(error) => broker_problem(error).into(),
+        }
+    }
+
+    fn is_acceptance(&self) -> bool {
+        matches!(self, Self::Accepted { .. })
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::ApiError;
 
 /// The name of the bearer scheme in the description.
-const BEARER: &str = "bearer";
+pub(crate) const BEARER: &str = "bearer";
 
 /// An empty description: its title, and that tokens are needed.
 pub(crate) fn heading(title: &str) -> OpenApi {
@@ -74,7 +74,13 @@ fn rebase(schema: &mut Value, at: &str) {
 
 /// Refuses routes and schemas of an application that would collide with our own: axum would panic,
 /// and the description would quietly lose one of the two.
-pub(crate) fn check_taken(own: &OpenApi, application: &OpenApi) -> Result<(), ApiError> {
+/// `own`: what is served beside the application's routes; `others`: what is served elsewhere and stands in
+/// the same description.
+pub(crate) fn check_taken(
+    own: &OpenApi,
+    others: &[&OpenApi],
+    application: &OpenApi,
+) -> Result<(), ApiError> {
     let first = |path: &str| path.trim_start_matches('/').split('/').next().map(str::to_owned);
     for path in application.paths.paths.keys() {
         let taken = own.paths.paths.keys().find(|taken| first(taken) == first(path));
@@ -85,12 +91,12 @@ pub(crate) fn check_taken(own: &OpenApi, application: &OpenApi) -> Result<(), Ap
             });
         }
     }
-    let (Some(own), Some(theirs)) = (&own.components, &application.components) else {
-        return Ok(());
-    };
+    let Some(theirs) = &application.components else { return Ok(()) };
+    let all = others.iter().chain([&own]).filter_map(|api| api.components.as_ref());
     // The same schema is no collision: applications may show our `Problem`.
     let differs = |name: &&String| {
-        own.schemas.get(*name).is_some_and(|schema| Some(schema) != theirs.schemas.get(*name))
+        let mut ours = all.clone().filter_map(|ours| ours.schemas.get(*name));
+        ours.any(|schema| Some(schema) != theirs.schemas.get(*name))
     };
     match theirs.schemas.keys().find(differs) {
         Some(name) => Err(ApiError::SchemaTaken { name: name.clone() }),

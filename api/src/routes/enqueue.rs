@@ -14,8 +14,7 @@ use serde_json::{Value, json};
 use tracing::debug;
 use umbel_broker::{CallOptions, NewTask, TaskHandle, WaitError, When};
 use umbel_proto::{
-    ArgsError, Catalog, CatalogEntry, CodecError, NameError, Priority, QueueName, TaskId,
-    TaskState, codec,
+    ArgsError, Catalog, CatalogEntry, NameError, Priority, QueueName, TaskId, TaskState, codec,
 };
 use utoipa::ToSchema;
 
@@ -24,7 +23,7 @@ use super::{
     record::Record,
     values::{FURTHEST, Key, Seconds, far, invalid},
 };
-use crate::{Claims, access::no_such_task, body::JsonBody, problem::Problem};
+use crate::{Claims, Scope, access::no_such_task, body::JsonBody, problem::Problem};
 
 /// A task to enqueue.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -44,7 +43,7 @@ pub(crate) struct NewTaskBody {
     pub expires_s: Option<Seconds>,
     /// Do not start after this; not together with `expires_s`.
     pub expires_at: Option<DateTime<Utc>>,
-    /// One of the queues that tasks wait in. Default: the task's own.
+    /// A queue in which a task waits by itself that the token may enqueue. Default: the task's own.
     #[schema(example = "default")]
     pub queue: Option<String>,
     /// `high`, `normal` or `low`. Default: the task's own.
@@ -60,8 +59,8 @@ pub(crate) struct NewTaskBody {
 pub(crate) struct Accepted {
     #[schema(value_type = String, example = "default-0191f3c4-7b6a-7c3e-9d4f-0123456789ab")]
     id: TaskId,
-    /// Where it stands; absent if the idempotency key stands for a task of which nothing is kept
-    /// any more.
+    /// Where it stands; absent if the idempotency key stands for an earlier task of which nothing is
+    /// kept any more, or that the token may not read.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "queued")]
     state: Option<TaskState>,
@@ -73,7 +72,8 @@ const WAIT_LONGEST: Duration = Duration::from_secs(25);
 /// Enqueue a task
 ///
 /// The arguments are read as those of the task before anything is enqueued. With an
-/// Idempotency-Key the same request may be sent again within 24 hours and names the same task.
+/// Idempotency-Key the same request may be sent again within 24 hours and names the same task;
+/// another one with it is refused, whatever queue it is for.
 #[utoipa::path(
     post,
     path = "/tasks/{task}",
@@ -81,7 +81,7 @@ const WAIT_LONGEST: Duration = Duration::from_secs(25);
     params(
         ("task" = String, Path, description = "The name of the task, as in the list of tasks"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 visible ASCII characters"),
-        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the ended task, if it ends within N seconds; at most 25"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer with the ended task, if it ends within N seconds; at most 25. Passed over without `tasks:read`"),
     ),
     request_body = NewTaskBody,
     responses(
@@ -101,18 +101,23 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let now = Utc::now();
     let key = Key::of(&headers)?.map(|key| key.of_subject(&claims.sub));
-    let wait = wait(&headers);
+    // What has become of a task is for those who may read it.
+    let reads = claims.allows(Scope::Read);
+    let wait = wait(&headers).filter(|_| reads);
     let new = prepare(&shared.catalog, &claims, &name, body, key, now)?;
     let when = new.call.when;
+    shared.client.claim_key(&new).await.map_err(broker_problem)?;
     let submitted = shared.client.submit(new).await.map_err(broker_problem)?;
     let location = [(header::LOCATION, format!("/v1/tasks/{}", submitted.id))];
     if let Some(wait) = wait
-        && let Some(record) = ended_within(&shared, &submitted.id, wait).await?
+        && let Some(record) = ended_within(&shared, &submitted.id, wait).await
     {
         let applied = [("preference-applied", format!("wait={}", wait.as_secs()))];
         return Ok((StatusCode::OK, location, applied, Json(record)).into_response());
     }
-    let state = if submitted.existing {
+    let state = if submitted.existing && !reads {
+        None
+    } else if submitted.existing {
         let record = shared.client.task(&submitted.id).await.map_err(broker_problem)?;
         record.map(|record| record.state)
     } else {
@@ -137,7 +142,7 @@ pub(crate) fn prepare(
     }
     let when = moment(("delay_s", body.delay_s), ("at", body.at), now)?;
     let expires = moment(("expires_s", body.expires_s), ("expires_at", body.expires_at), now)?;
-    let queue = queue(catalog, body.queue)?;
+    let queue = queue(catalog, claims, body.queue)?;
     let mut new = NewTask::from_entry(entry, accept(entry, body.args)?).map_err(broker_problem)?;
     if let Some(queue) = queue {
         new.queue = queue;
@@ -155,11 +160,17 @@ pub(crate) fn prepare(
     Ok(new)
 }
 
-/// A queue may be named that some task waits in by itself: of others nobody knows a worker.
-fn queue(catalog: &Catalog, name: Option<String>) -> Result<Option<QueueName>, Problem> {
+/// A queue may be named that the token reaches anyway, in which a task waits by itself that it may enqueue.
+/// Of queues that no task waits in nobody knows a worker, and those of others are not its to fill.
+fn queue(
+    catalog: &Catalog,
+    claims: &Claims,
+    name: Option<String>,
+) -> Result<Option<QueueName>, Problem> {
     let Some(name) = name else { return Ok(None) };
-    if !catalog.iter().any(|entry| entry.options.queue == name) {
-        return Err(invalid("queue", "no task waits in such a queue"));
+    let mut open = catalog.iter().filter(|entry| entry.options.over_http);
+    if !open.any(|entry| entry.options.queue == name && claims.allows_task(entry.name.as_str())) {
+        return Err(invalid("queue", "no task that may be enqueued here waits in such a queue"));
     }
     name.parse().map(Some).map_err(|error: NameError| invalid("queue", error.to_string()))
 }
@@ -174,19 +185,15 @@ fn wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(WAIT_LONGEST))
 }
 
-/// The task as it has ended; `None` where it has not in time, or keeps nothing.
-async fn ended_within(
-    shared: &Shared,
-    id: &TaskId,
-    wait: Duration,
-) -> Result<Option<Record>, Problem> {
+/// The task as it has ended; `None` where it has not in time, keeps nothing, or cannot be shown: it is
+/// accepted all the same.
+async fn ended_within(shared: &Shared, id: &TaskId, wait: Duration) -> Option<Record> {
     match TaskHandle::<()>::new(shared.client.clone(), id.clone()).ended(wait).await {
-        Ok(record) => Record::of(record).map(Some),
-        Err(WaitError::TimedOut(_)) => Ok(None),
-        // It is accepted all the same.
+        Ok(record) => Record::of(record).ok(),
+        Err(WaitError::TimedOut(_)) => None,
         Err(error) => {
             debug!(%error, "could not wait for a task");
-            Ok(None)
+            None
         }
     }
 }
@@ -207,11 +214,8 @@ fn open<'a>(catalog: &'a Catalog, name: &str) -> Result<&'a CatalogEntry, Proble
 fn accept(entry: &CatalogEntry, args: Value) -> Result<Vec<u8>, Problem> {
     let encoded = entry.accept(args).map_err(|error| match error {
         ArgsError::Field { field, reason } => invalid(args_field(&field), reason),
-        ArgsError::Codec(CodecError::TooLarge { bytes }) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail(format!(
-                "the arguments have {bytes} bytes when encoded; at most {} are allowed",
-                codec::MAX_BYTES
-            ))
+        ArgsError::TooLarge { .. } => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE).detail(error.to_string())
         }
         ArgsError::Codec(error) => invalid("args", error.to_string()),
     })?;

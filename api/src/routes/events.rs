@@ -1,6 +1,6 @@
 //! `GET /v1/tasks/{task}/events`: what becomes of a task, as it becomes.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, fmt, time::Duration};
 
 use axum::{
     Extension,
@@ -12,7 +12,7 @@ use axum::{
     },
 };
 use futures::{StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep},
@@ -26,7 +26,7 @@ use super::{
     record::{Record, fingerprint},
     tasks,
 };
-use crate::{Claims, problem::Problem};
+use crate::{Claims, problem::Problem, shares::Share};
 
 /// How often Redis is asked; the answer is one small hash.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -43,13 +43,54 @@ const AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// When who found no room for one more listener should come again.
 const ROOM_AFTER: Duration = Duration::from_secs(5);
 
-/// What was last sent of a task.
+/// What a client has been sent of a task. Each event carries as its id what there is with it, so that who
+/// comes again with one, whichever, is sent what is missing and nothing twice.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Sent {
     state: Option<(TaskState, u32)>,
-    progress: Option<serde_json::Value>,
-    /// What a client has that comes again with `Last-Event-ID`.
-    known: Option<String>,
+    /// A fingerprint: a progress may be large.
+    progress: Option<String>,
+    result: bool,
+}
+
+/// `state.attempt.progress.result`, each empty or absent where nothing of it was sent.
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some((state, attempt)) = self.state {
+            write!(f, "{state}.{attempt}")?;
+        }
+        write!(f, ".{}", self.progress.as_deref().unwrap_or_default())?;
+        f.write_str(if self.result { ".result" } else { "" })
+    }
+}
+
+impl Sent {
+    /// What an id says was sent; nothing where it is none of ours.
+    fn read(id: &str) -> Self {
+        let mut parts = id.split('.');
+        let mut next = || parts.next().filter(|part| !part.is_empty());
+        let state = next().and_then(|state| state.parse().ok());
+        let attempt = next().and_then(|attempt| attempt.parse().ok());
+        let (progress, result) = (next().map(str::to_owned), next() == Some("result"));
+        match state.zip(attempt) {
+            Some(state) => Self { state: Some(state), progress, result },
+            None => Self::default(),
+        }
+    }
+}
+
+/// One event, before it is written.
+#[derive(Debug, PartialEq)]
+struct Told {
+    name: &'static str,
+    id: String,
+    data: String,
+}
+
+impl From<Told> for Event {
+    fn from(told: Told) -> Self {
+        Self::default().event(told.name).id(told.id).retry(AGAIN_AFTER).data(told.data)
+    }
 }
 
 /// Follow a task
@@ -78,10 +119,16 @@ pub(crate) async fn follow(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let record = tasks::of(&shared, &claims, &id).await?;
-    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
-    if record.state.has_ended() && known.as_ref() == Some(&event_id(&record)) {
+    let known = headers.get("last-event-id").and_then(|id| id.to_str().ok());
+    let sent = known.map(Sent::read).unwrap_or_default();
+    if record.state.has_ended() && changes(&mut sent.clone(), &record).is_empty() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    let share = shared.following.take(&claims.sub).ok_or_else(|| {
+        Problem::new(StatusCode::TOO_MANY_REQUESTS)
+            .detail("this subject follows as many tasks as it may at once")
+            .retry_after(ROOM_AFTER)
+    })?;
     let room = shared.listeners.clone().try_acquire_owned().map_err(|_| {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE)
             .detail("too many follow tasks at once")
@@ -91,13 +138,13 @@ pub(crate) async fn follow(
     let following = Following {
         client,
         id: record.id.clone(),
-        sent: Sent { known, ..Sent::default() },
+        sent,
         next: Some(record),
         until: Instant::now() + HELD_FOR,
-        _room: room,
+        _room: (room, share),
     };
     let events = stream::unfold(following, Following::step)
-        .flat_map(stream::iter)
+        .flat_map(|told| stream::iter(told.into_iter().map(Event::from)))
         .take_until(closing.cancelled_owned())
         .map(Ok::<_, Infallible>);
     let comments = KeepAlive::new().interval(COMMENT_EVERY);
@@ -111,12 +158,12 @@ struct Following {
     /// What was read and not yet sent.
     next: Option<Record>,
     until: Instant,
-    _room: OwnedSemaphorePermit,
+    _room: (OwnedSemaphorePermit, Share),
 }
 
 impl Following {
     /// The events of one change; the end of the stream after that of the task.
-    async fn step(mut self) -> Option<(Vec<Event>, Self)> {
+    async fn step(mut self) -> Option<(Vec<Told>, Self)> {
         loop {
             if let Some(record) = self.next.take() {
                 let events = changes(&mut self.sent, &record);
@@ -148,45 +195,36 @@ impl Following {
 }
 
 /// What is to be sent of a record, given what was.
-fn changes(sent: &mut Sent, record: &Record) -> Vec<Event> {
-    let id = event_id(record);
-    let now = Sent {
-        state: Some((record.state, record.attempt)),
-        progress: record.progress.clone(),
-        known: None,
-    };
-    let known = sent.known.take().is_some_and(|known| known == id);
-    let before = std::mem::replace(sent, now.clone());
-    if known {
-        return Vec::new();
-    }
+fn changes(sent: &mut Sent, record: &Record) -> Vec<Told> {
     let mut events = Vec::new();
-    let mut event = |name: &str, data: serde_json::Value| {
-        let event = Event::default().event(name).id(&id).retry(AGAIN_AFTER);
-        events.push(event.data(data.to_string()));
+    let mut event = |name, sent: &Sent, data: Value| {
+        events.push(Told { name, id: sent.to_string(), data: data.to_string() });
     };
-    if before.state != now.state {
-        let Record { state, attempt, error, .. } = record;
-        event("state", json!({ "state": state, "attempt": attempt, "error": error }));
+    let Record { state, attempt, error, .. } = record;
+    if sent.state != Some((*state, *attempt)) {
+        sent.state = Some((*state, *attempt));
+        // Should it have ended before and run again.
+        sent.result = false;
+        event("state", sent, json!({ "state": state, "attempt": attempt, "error": error }));
     }
-    if let Some(progress) = &now.progress
-        && before.progress != now.progress
-    {
-        event("progress", progress.clone());
+    let progress = record.progress.as_ref().map(|told| fingerprint(told.to_string().as_bytes()));
+    if sent.progress != progress {
+        sent.progress = progress;
+        if let Some(told) = &record.progress {
+            event("progress", sent, told.clone());
+        }
     }
-    if record.state.has_ended() {
-        event("result", json!(record));
+    if state.has_ended() && !sent.result {
+        sent.result = true;
+        event("result", sent, json!(record));
     }
     events
 }
 
-fn event_id(record: &Record) -> String {
-    let told = json!([record.state, record.attempt, record.progress]);
-    fingerprint(told.to_string().as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
+    use umbel_broker::TaskRecord;
+
     use super::*;
     use crate::routes::record::tests::record;
 
@@ -194,21 +232,44 @@ mod tests {
         Record::of(record(state)).unwrap()
     }
 
-    #[test]
-    fn a_change_is_sent_once_and_the_end_with_all_that_is_known() {
-        let mut sent = Sent::default();
-        assert_eq!(changes(&mut sent, &shown(TaskState::Running)).len(), 2, "state and progress");
-        assert!(changes(&mut sent, &shown(TaskState::Running)).is_empty());
-        assert_eq!(changes(&mut sent, &shown(TaskState::Succeeded)).len(), 2, "state and result");
+    fn names(events: &[Told]) -> Vec<&str> {
+        events.iter().map(|event| event.name).collect()
     }
 
     #[test]
-    fn who_comes_again_is_sent_what_has_changed_since() {
-        let known = Some(event_id(&shown(TaskState::Running)));
-        let mut sent = Sent { known, ..Sent::default() };
+    fn a_change_is_sent_once_and_the_end_with_all_that_is_known() {
+        let mut sent = Sent::default();
+        assert_eq!(names(&changes(&mut sent, &shown(TaskState::Running))), ["state", "progress"]);
         assert!(changes(&mut sent, &shown(TaskState::Running)).is_empty());
-        assert_eq!(changes(&mut sent, &shown(TaskState::Retrying)).len(), 1);
-        let mut sent = Sent { known: Some("of long ago".to_owned()), ..Sent::default() };
-        assert_eq!(changes(&mut sent, &shown(TaskState::Running)).len(), 2);
+        assert_eq!(names(&changes(&mut sent, &shown(TaskState::Succeeded))), ["state", "result"]);
+        assert!(changes(&mut sent, &shown(TaskState::Succeeded)).is_empty());
+    }
+
+    #[test]
+    fn who_comes_again_after_any_event_is_sent_what_is_missing_and_nothing_twice() {
+        let queued = TaskRecord { progress: None, ..record(TaskState::Queued) };
+        let mut sent = Sent::default();
+        let mut whole = changes(&mut sent, &Record::of(queued).unwrap());
+        whole.extend(changes(&mut sent, &shown(TaskState::Running)));
+        whole.extend(changes(&mut sent, &shown(TaskState::Succeeded)));
+        let rests: [&[&str]; 5] = [
+            &["state", "progress", "result"],
+            &["state", "progress", "result"],
+            &["state", "result"],
+            &["result"],
+            &[],
+        ];
+        assert_eq!(names(&whole), ["state", "state", "progress", "state", "result"]);
+        for (last, rest) in whole.iter().zip(rests) {
+            let again = changes(&mut Sent::read(&last.id), &shown(TaskState::Succeeded));
+            assert_eq!(names(&again), rest, "after {}", last.id);
+        }
+    }
+
+    #[test]
+    fn an_id_of_somebody_else_is_none() {
+        for id in ["", ".", "of long ago", "running", "running.x", "9f86d081884c7d659a2feaa0"] {
+            assert_eq!(Sent::read(id), Sent::default(), "{id:?}");
+        }
     }
 }

@@ -45,6 +45,7 @@ pub(crate) struct Report {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = Readiness)]
 pub(crate) enum Status {
     /// Everything works.
     Ready,

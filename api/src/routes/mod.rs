@@ -24,7 +24,11 @@ use tracing::{error, warn};
 use umbel_broker::{BrokerError, Client};
 use umbel_proto::Catalog;
 
-use crate::problem::{FieldError, Problem};
+use crate::{
+    patience::Patience,
+    problem::{FieldError, Problem},
+    shares::Shares,
+};
 
 /// What the handlers under `/v1` share.
 #[derive(Clone)]
@@ -35,6 +39,10 @@ pub(crate) struct Shared {
     pub shown: Arc<Value>,
     /// Room for those who follow tasks.
     pub listeners: Arc<Semaphore>,
+    /// How much of it each subject may have.
+    pub following: Shares,
+    /// For what waits for Redis more than once.
+    pub patience: Arc<Patience>,
     /// The server stops: who follows a task comes again elsewhere.
     pub closing: CancellationToken,
 }

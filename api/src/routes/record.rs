@@ -90,6 +90,12 @@ impl Record {
         })
     }
 
+    /// What a token is shown that may not read tasks: which one it is, and where it stands.
+    pub fn outline(self) -> Self {
+        let (worker, error, attempts) = (None, None, Vec::new());
+        Self { worker, error, attempts, progress: None, result: None, ..self }
+    }
+
     /// Changes with whatever is shown.
     pub fn etag(&self) -> Result<HeaderValue, Problem> {
         let unshown = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR);

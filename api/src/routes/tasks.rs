@@ -16,7 +16,7 @@ use super::{
     Shared, broker_problem,
     record::{Record, is_known},
 };
-use crate::{Claims, problem::Problem};
+use crate::{Claims, Scope, problem::Problem};
 
 /// The tasks that may be enqueued here, by name.
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,7 +79,8 @@ pub(crate) async fn read(
 /// Cancel a task
 ///
 /// A task that waits ends as cancelled and is never started. One that runs is asked to end within a
-/// few seconds, and is ended ten seconds later; if it succeeds before, it has succeeded.
+/// few seconds, and is ended ten seconds later; if it succeeds before, it has succeeded. Without
+/// `tasks:read` the answer tells nothing of its runs.
 #[utoipa::path(
     delete,
     path = "/tasks/{task}",
@@ -108,7 +109,9 @@ pub(crate) async fn cancel(
         }
         Cancel::Waiting | Cancel::Running => StatusCode::ACCEPTED,
     };
-    Ok((status, Json(of(&shared, &claims, &id).await?)).into_response())
+    let record = of(&shared, &claims, &id).await?;
+    let shown = if claims.allows(Scope::Read) { record } else { record.outline() };
+    Ok((status, Json(shown)).into_response())
 }
 
 /// The task of an id, where the caller may know of it: that of somebody else, or of the

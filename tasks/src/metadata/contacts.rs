@@ -83,7 +83,9 @@ fn email(text: &str) -> Option<String> {
     let (name, host) = text.rsplit_once('@')?;
     let good = |part: &str| {
         !part.is_empty()
-            && !part.contains(|c: char| c.is_whitespace() || "<>()[],;:\\\"@".contains(c))
+            && !part.contains(|c: char| {
+                c.is_whitespace() || c.is_control() || "<>()[],;:\\\"@".contains(c)
+            })
     };
     let whole = format!("{name}@{}", host.to_lowercase());
     (good(name) && good(host) && host.contains('.') && whole.len() <= MAX_EMAIL_BYTES)
@@ -139,6 +141,9 @@ mod tests {
         let long = format!("{}@example.com", "a".repeat(250));
         for wrong in ["", "ada", "@example.com", "ada@", "ada@host", "a b@c.d", "<a@b.c>", &long] {
             assert_eq!(email(wrong), None, "{wrong}");
+        }
+        for wrong in ["a%00@b.c", "a@b%00.c", "a%1b[31m@b.c", "a@b.c%7f", "a%FF@b.c"] {
+            assert_eq!(email(wrong), None, "{wrong}: nothing can store or show it");
         }
     }
 

@@ -36,8 +36,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long readers of the dead may be left over once all is quiet: as the protocol promises.
 const READERS_MAX: Duration = Duration::from_secs(60);
 
-/// How many connections a pooler shares among all workers.
-const POOL: u32 = 8;
+/// How many connections a pooler shares among all workers: few, so that each meets what the others
+/// left in them.
+const POOL: u32 = 2;
+
+/// How many each worker has to the pooler.
+const CONNECTIONS: u32 = 8;
 
 /// Portions in which tasks come in: a twentieth of a second's each.
 const FEED_EVERY: Duration = Duration::from_millis(50);
@@ -114,9 +118,9 @@ impl Stage {
             .env("CONCURRENCY", 8)
             .env(HISTORY, self.history_path().display());
         match &self.database {
-            Some(Database { pooler, tables, .. }) => {
-                launch.env("DATABASE_URL", pooler.url(tables)).env("DATABASE_MAX_CONNECTIONS", POOL)
-            }
+            Some(Database { pooler, tables, .. }) => launch
+                .env("DATABASE_URL", pooler.url(tables))
+                .env("DATABASE_MAX_CONNECTIONS", CONNECTIONS),
             None => launch,
         }
     }

@@ -25,17 +25,22 @@ pub struct PgBouncer {
 impl PgBouncer {
     /// Starts a pooler that shares `pool_size` connections to each database of `server`.
     pub fn start(server: &PostgresServer, pool_size: u32) -> Self {
-        Self::launch(server, pool_size, None, "transaction")
+        Self::launch(server, pool_size, None, "transaction", "postgres")
+    }
+
+    /// Starts one whose connections to the server are all of this role.
+    pub fn start_as(server: &PostgresServer, pool_size: u32, role: &str) -> Self {
+        Self::launch(server, pool_size, None, "transaction", role)
     }
 
     /// Starts one that takes nobody without TLS.
     pub fn start_with_tls(server: &PostgresServer, pool_size: u32, identity: &Identity) -> Self {
-        Self::launch(server, pool_size, Some(identity), "transaction")
+        Self::launch(server, pool_size, Some(identity), "transaction", "postgres")
     }
 
     /// Starts one in statement mode, through which nobody can have a transaction.
     pub fn start_in_statement_mode(server: &PostgresServer) -> Self {
-        Self::launch(server, 2, None, "statement")
+        Self::launch(server, 2, None, "statement", "postgres")
     }
 
     fn launch(
@@ -43,6 +48,7 @@ impl PgBouncer {
         pool_size: u32,
         identity: Option<&Identity>,
         mode: &str,
+        role: &str,
     ) -> Self {
         let folders = [PathBuf::from("/usr/sbin")];
         let program =
@@ -50,7 +56,7 @@ impl PgBouncer {
         on_a_free_port(|port| {
             let service = Service::new("pgbouncer", Signal::SIGTERM).not_as_root("postgres");
             let pooler = Self { service, program: program.clone(), port };
-            pooler.configure(server, pool_size, identity, mode);
+            pooler.configure(server, pool_size, identity, mode, role);
             pooler.run()?;
             Ok(pooler)
         })
@@ -87,6 +93,7 @@ impl PgBouncer {
         pool_size: u32,
         identity: Option<&Identity>,
         mode: &str,
+        role: &str,
     ) {
         let tls = identity.map_or_else(String::new, |identity| {
             let file = |name, text| self.service.write_secret(name, text).display().to_string();
@@ -98,7 +105,7 @@ impl PgBouncer {
         });
         let settings = format!(
             "[databases]\n\
-             * = host=127.0.0.1 port={postgres} user=postgres\n\
+             * = host=127.0.0.1 port={postgres} user={role}\n\
              [pgbouncer]\n\
              listen_addr = 127.0.0.1\n\
              listen_port = {port}\n\

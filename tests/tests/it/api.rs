@@ -1,5 +1,6 @@
 //! The API over a socket, on a real Redis: enqueue, look, and be refused.
 
+mod batches;
 mod contract;
 pub(crate) mod served;
 mod tasks;
@@ -12,6 +13,7 @@ use std::{
 use chrono::{TimeDelta, Utc};
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
+use umbel_api::Grant;
 use umbel_tests::{eventually::eventually, house::House};
 
 use served::Served;
@@ -168,6 +170,89 @@ async fn a_key_stands_for_one_task_of_one_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_stands_for_one_task_whatever_queue_it_is_for() {
+    let house = House::start();
+    let api = Served::start(&house.redis).await;
+    let ask = async |key: &str, queue: &str| {
+        let request = api.ask(Method::POST, "/v1/tasks/probe").header("idempotency-key", key);
+        let body = json!({"args": {"name": "a", "act": "ok"}, "queue": queue});
+        request.json(&body).send().await.unwrap()
+    };
+    let first: Value = ask("k1", "default").await.json().await.unwrap();
+    let refused = problem(ask("k1", "elsewhere").await, StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert_eq!(refused["errors"][0]["field"], "Idempotency-Key");
+    let again: Value = ask("k1", "default").await.json().await.unwrap();
+    assert_eq!(again["id"], first["id"]);
+
+    // At the same time as well: one queue gets it, and there is one task.
+    let queues = ["default", "elsewhere"].into_iter().cycle().take(16);
+    let answers = futures::future::join_all(queues.map(|queue| ask("k2", queue))).await;
+    let mut ids = std::collections::BTreeSet::new();
+    for answer in answers {
+        match answer.status() {
+            StatusCode::ACCEPTED => {
+                let accepted: Value = answer.json().await.unwrap();
+                ids.insert(accepted["id"].as_str().unwrap().to_owned());
+            }
+            status => assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY),
+        }
+    }
+    assert_eq!(ids.len(), 1, "{ids:?}");
+
+    // Who claimed it and was lost before it enqueued: the same call goes on, another one is refused.
+    house.redis.cli(&["HSET", "umbel:{elsewhere}:control", "cap", "0"]);
+    assert_eq!(ask("k3", "elsewhere").await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(ask("k3", "default").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    house.redis.cli(&["HDEL", "umbel:{elsewhere}:control", "cap"]);
+    assert_eq!(ask("k3", "elsewhere").await.status(), StatusCode::ACCEPTED);
+
+    // A claim that Redis has lost leaves what the queue itself remembers.
+    let claims = house.redis.cli(&["KEYS", "umbel:{idempotency:*"]);
+    let ttl = |key: &str| house.redis.cli(&["TTL", key]).parse::<u64>().unwrap();
+    assert!(claims.lines().all(|key| (86_000..=86_400).contains(&ttl(key))), "{claims}");
+    house.redis.cli(&[&["DEL"], claims.lines().collect::<Vec<_>>().as_slice()].concat());
+    let again: Value = ask("k1", "default").await.json().await.unwrap();
+    assert_eq!(again["id"], first["id"]);
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_may_go_where_those_wait_that_the_token_may_enqueue_and_nowhere_else() {
+    let house = House::start();
+    let api = Served::start(&house.redis).await;
+    let ask = async |tasks: Option<&[&str]>, queue: &str| {
+        let grant = Grant::new("ann");
+        let grant = match tasks {
+            Some(tasks) => grant.tasks(tasks.iter().copied()),
+            None => grant,
+        };
+        let body = json!({"args": {"name": "a", "act": "ok"}, "queue": queue});
+        let request = api.ask_by(grant, Method::POST, "/v1/tasks/probe").json(&body);
+        request.send().await.unwrap()
+    };
+    for (tasks, queue) in [
+        (None, "default"),
+        (None, "elsewhere"),
+        (Some(["probe"].as_slice()), "default"),
+        (Some(&["probe", "other"]), "elsewhere"),
+    ] {
+        let status = ask(tasks, queue).await.status();
+        assert_eq!(status, StatusCode::ACCEPTED, "{tasks:?} {queue}");
+    }
+    // What waits in `inner` is not for HTTP.
+    for (tasks, queue) in [
+        (None, "nowhere"),
+        (None, "inner"),
+        (Some(["probe"].as_slice()), "elsewhere"),
+        (Some(&["probe", "hidden"]), "inner"),
+    ] {
+        let refused = problem(ask(tasks, queue).await, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(refused["errors"][0]["field"], "queue", "{tasks:?} {queue}");
+    }
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_redis_away_requests_are_told_so_at_once_and_served_again_when_it_is_back() {
     let house = House::start();
     let api = Served::start(&house.redis).await;
@@ -285,13 +370,16 @@ async fn the_api_describes_itself_to_machines_and_people() {
     assert_eq!(schemas["task.probe"]["required"], json!(["name", "act"]));
     assert_eq!(
         schemas["NewTaskBody"]["properties"]["args"]["anyOf"],
-        json!([{"$ref": "#/components/schemas/task.probe"}])
+        json!(
+            ["other", "probe"]
+                .map(|task| json!({"$ref": format!("#/components/schemas/task.{task}")}))
+        )
     );
 
     let list: Value = api.get("/v1/tasks").await.json().await.unwrap();
     let names: Vec<&Value> =
         list["tasks"].as_array().unwrap().iter().map(|task| &task["name"]).collect();
-    assert_eq!(names, ["probe"]);
+    assert_eq!(names, ["other", "probe"]);
 
     let page = api.open(Method::GET, "/docs/").send().await.unwrap();
     assert!(page.headers()[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/html"));

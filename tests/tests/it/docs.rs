@@ -49,6 +49,7 @@ fn the_protocol_document_tells_of_every_key_that_is_in_use() {
         assert!(text.contains(&format!("`{name}`")), "{name} is missing in docs/PROTOCOL.md");
     }
     let limit = keys::limit("<name>", "<key>");
+    let claimed = keys::claimed("<key>");
     for name in [
         keys::heartbeat(),
         keys::worker_info(),
@@ -56,6 +57,7 @@ fn the_protocol_document_tells_of_every_key_that_is_in_use() {
         keys::beat_due(),
         keys::queues(),
         &limit,
+        &claimed,
     ] {
         assert!(text.contains(&format!("`{name}`")), "{name} is missing in docs/PROTOCOL.md");
     }

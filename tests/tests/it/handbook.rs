@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use umbel_tasks::{
-    Page, PageCounts, PageFilter, ScraperApiOptions, SiteOptions, Source, Status, SweepSites,
-};
+use umbel_tasks::{Page, PageCounts, ScraperApiOptions, SiteOptions, Source, Status, SweepSites};
 use umbel_tests::{pages::Pages, scraperapi::FakeScraperApi};
 use uuid::Uuid;
 
@@ -142,6 +140,7 @@ async fn read(house: &House, web: &Pages, source: Source) -> Vec<Page> {
     let worker = house.worker(8);
     let options = SiteOptions {
         url: format!("{}index.html", web.url()).parse().unwrap(),
+        owner: None,
         max_depth: Some(20),
         max_pages: Some(1000),
         every_s: None,
@@ -152,8 +151,9 @@ async fn read(house: &House, web: &Pages, source: Source) -> Vec<Page> {
     let site = house.scraped(put.id).await;
     worker.stop().await;
     assert_eq!((site.pages.failed, site.sitemap_error), (0, None));
-    let all = PageFilter { site_id: Some(put.id), status: None, after: 0, limit: 1000 };
-    house.app.pages.list(&all).await.unwrap()
+    let mut pages = house.pages().await;
+    pages.retain(|page| page.site_id == Some(put.id));
+    pages
 }
 
 /// The titles of these pages, by their paths.

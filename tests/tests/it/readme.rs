@@ -12,7 +12,7 @@ use std::{
 use umbel_tests::{
     eventually::eventually,
     process::{Launch, Process, binary, free_port},
-    services::RedisServer,
+    services::{PostgresServer, RedisServer},
 };
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -68,9 +68,14 @@ struct ApiAlone {
 }
 
 impl ApiAlone {
+    /// Without tables: what needs none.
     async fn start() -> Self {
+        Self::with("postgres://nobody@127.0.0.1:1/none").await
+    }
+
+    async fn with(database: &str) -> Self {
         let (redis, port) = (RedisServer::start(), free_port());
-        let process = Self::umbel(&redis, port, &["api"]).start();
+        let process = Self::umbel(&redis, port, &["api"]).env("DATABASE_URL", database).start();
         let url = format!("http://127.0.0.1:{port}");
         eventually("the API answers", async || {
             shell(&format!("curl -sf {url}/livez"), &[]).status.success().then_some(())
@@ -82,7 +87,6 @@ impl ApiAlone {
     fn umbel(redis: &RedisServer, port: u16, args: &[&str]) -> Launch {
         Launch::new("umbel", args)
             .env("REDIS_URL", redis.url())
-            .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
             .env("JWT_SECRET", SECRET)
             .env("PORT", port)
     }
@@ -185,7 +189,10 @@ async fn its_requests_and_looks_inside_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tour_of_the_api_can_be_made() {
-    let api = ApiAlone::start().await;
+    let database = PostgresServer::shared().database();
+    let migrate = Launch::new("umbel", &["migrate"]).env("DATABASE_URL", database.url()).output();
+    assert!(migrate.status.success(), "{}", said(&migrate));
+    let api = ApiAlone::with(&database.url()).await;
     let (tasks, admin) = (api.token(&[]), api.token(&["--scopes", "admin"]));
     let env = [("API_URL", &*api.url), ("TOKEN", &*tasks), ("ADMIN", &*admin)];
     let mut id = String::new();

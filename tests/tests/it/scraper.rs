@@ -6,6 +6,7 @@ mod heals;
 mod pages;
 mod plans;
 mod polite;
+mod rights;
 mod routes;
 mod scraperapi;
 mod sites;
@@ -72,14 +73,25 @@ impl House {
 
     /// A house with these settings.
     pub async fn with(env: &[(&str, &str)]) -> Self {
+        Self::under("postgres", env).await
+    }
+
+    /// A house whose scraper comes to Postgres as this role: the owner of the tables, or the one that
+    /// `deploy/postgres-role.sql` makes.
+    pub async fn under(role: &str, env: &[(&str, &str)]) -> Self {
         // Refused where an earlier test installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let redis = RedisServer::start();
         let database = PostgresServer::shared().database();
-        let pooler = PgBouncer::start(PostgresServer::shared(), POOL_SIZE);
         let client = Client::open(&BrokerSettings::new(redis.url()), "test").unwrap();
+        let owner = Db::open(&StoreSettings::new(database.url())).unwrap();
+        owner.migrate("scraper", MIGRATIONS).await.unwrap();
+        owner.close().await;
+        if role != "postgres" {
+            rights::let_in(&database);
+        }
+        let pooler = PgBouncer::start_as(PostgresServer::shared(), POOL_SIZE, role);
         let db = Db::open(&StoreSettings::new(pooler.url(&database))).unwrap();
-        db.migrate("scraper", MIGRATIONS).await.unwrap();
         let app = App::new(&Env::from_iter(env.iter().copied()), client.clone(), db).unwrap();
         Self { redis, database, client, app, _pooler: pooler, boots: AtomicU32::new(1) }
     }
@@ -116,6 +128,7 @@ impl House {
     pub async fn put(&self, url: &str, max_depth: u32, max_pages: u32) -> Put {
         let options = SiteOptions {
             url: url.parse().unwrap(),
+            owner: None,
             max_depth: Some(max_depth),
             max_pages: Some(max_pages),
             every_s: None,
@@ -153,7 +166,7 @@ impl House {
     }
 
     pub async fn sites(&self) -> Vec<Site> {
-        self.app.sites.list(&SiteFilter { id: None, after: 0, limit: 500 }).await.unwrap()
+        self.app.sites.list(&SiteFilter { limit: 500, ..SiteFilter::default() }).await.unwrap()
     }
 
     /// The site once its run is over.
@@ -168,8 +181,14 @@ impl House {
 
     /// All pages, in the order in which they were found.
     pub async fn pages(&self) -> Vec<Page> {
-        let all = PageFilter { site_id: None, status: None, after: 0, limit: 500 };
-        self.app.pages.list(&all).await.unwrap()
+        let (mut pages, mut after) = (Vec::new(), 0);
+        loop {
+            let filter = PageFilter { after, limit: 500, ..PageFilter::default() };
+            let mut part = self.app.pages.list(&filter).await.unwrap();
+            let Some(last) = part.last() else { return pages };
+            after = last.id;
+            pages.append(&mut part);
+        }
     }
 
     /// The page at this address.

@@ -30,6 +30,10 @@ pub(crate) struct LimitSettings {
     #[arg(long, env = "MAX_IN_FLIGHT", global = true, default_value_t = Limits::default().in_flight)]
     pub max_in_flight: usize,
 
+    /// How many requests of one subject the API works on at once, and how many tasks one follows
+    #[arg(long, env = "SUBJECT_MAX_IN_FLIGHT", global = true, default_value_t = Limits::default().subject_in_flight)]
+    pub subject_max_in_flight: usize,
+
     /// How many connections are open to the API at once
     #[arg(long, env = "MAX_CONNECTIONS", global = true, default_value_t = Limits::default().connections)]
     pub max_connections: usize,
@@ -64,6 +68,7 @@ impl LimitSettings {
             keep_alive: self.keep_alive,
             body_timeout: self.body_timeout,
             in_flight: self.max_in_flight,
+            subject_in_flight: self.subject_max_in_flight,
             connections: self.max_connections,
             per_subject: NonZeroU32::new(self.rate_limit),
             per_peer: NonZeroU32::new(self.peer_rate_limit),
@@ -72,13 +77,14 @@ impl LimitSettings {
     }
 
     /// Those that are always there.
-    pub fn as_env(&self) -> [(&'static str, String); 9] {
+    pub fn as_env(&self) -> [(&'static str, String); 10] {
         [
             ("BODY_LIMIT", self.body_limit.to_string()),
             ("BODY_TIMEOUT", milliseconds(self.body_timeout)),
             ("HEADER_TIMEOUT", milliseconds(self.header_timeout)),
             ("KEEP_ALIVE", milliseconds(self.keep_alive)),
             ("MAX_IN_FLIGHT", self.max_in_flight.to_string()),
+            ("SUBJECT_MAX_IN_FLIGHT", self.subject_max_in_flight.to_string()),
             ("MAX_CONNECTIONS", self.max_connections.to_string()),
             ("RATE_LIMIT", self.rate_limit.to_string()),
             ("PEER_RATE_LIMIT", self.peer_rate_limit.to_string()),

@@ -69,11 +69,56 @@ async fn each_route_takes_the_tokens_that_the_table_says_and_no_others() {
         }
     }
     assert!(asked >= 35, "{asked}");
-    // An application's own routes ask for a token alone.
-    for (held, grant) in bearers() {
-        let status = ask_with(grant.as_ref(), "GET", "/v1/sites/7").await.status();
-        let expected = if grant.is_some() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
-        assert_eq!(status, expected, "{held}");
+}
+
+#[tokio::test]
+async fn a_route_of_an_application_asks_for_the_scopes_that_its_description_names() {
+    let of_sites = ["sites:write", "sites:read sites:write", "admin"];
+    let with = |scopes: &str| Some(Grant::new("ann").scopes(scopes.parse::<Scopes>().unwrap()));
+    let more = [of_sites[0], of_sites[1], "sites:read"].map(|scopes| (scopes, with(scopes)));
+    for (held, grant) in bearers().into_iter().chain(more) {
+        // This one names none: a token is enough.
+        let read = ask_with(grant.as_ref(), "GET", "/v1/sites/7").await.status();
+        let response = ask_with(grant.as_ref(), "DELETE", "/v1/sites/7").await;
+        let removed = response.status();
+        match grant {
+            None => assert_eq!((read, removed.as_u16()), (StatusCode::UNAUTHORIZED, 401)),
+            Some(_) if of_sites.contains(&held) => {
+                assert_eq!((read, removed.as_u16()), (StatusCode::OK, 200), "{held}");
+            }
+            Some(_) => {
+                assert_eq!((read, removed.as_u16()), (StatusCode::OK, 403), "{held}");
+                let challenge = response.headers()[header::WWW_AUTHENTICATE].to_str().unwrap();
+                assert!(challenge.contains("scope=\"sites:write\""), "{held}: {challenge}");
+                let kind = response.headers()[header::CONTENT_TYPE].to_str().unwrap();
+                assert_eq!(kind, "application/problem+json", "{held}");
+            }
+        }
+    }
+    let description = json_of(ask_without_token("/openapi.json").await).await;
+    let asked = &description["paths"]["/v1/sites/{id}"]["delete"]["security"];
+    assert_eq!(asked, &serde_json::json!([{"bearer": ["sites:write"]}]));
+}
+
+#[utoipa::path(get, path = "/odd", security(("bearer" = ["sites"])), responses((status = 200)))]
+async fn odd() {}
+
+#[tokio::test]
+async fn a_scope_that_no_token_can_hold_or_no_route_asks_for_does_not_start() {
+    let routes = OpenApiRouter::new().routes(routes!(odd));
+    let refusal = api(routes).unwrap_err().to_string();
+    assert!(refusal.contains("`GET /v1/odd` asks for `sites`"), "{refusal}");
+    let start = |default: &str, roles: &str| {
+        let mut settings = settings();
+        settings.jwt.default_scopes = default.parse().unwrap();
+        settings.jwt.role_scopes = roles.parse().unwrap();
+        let away = BrokerSettings::new("unix:/nonexistent/redis.sock");
+        Api::new(&settings, Client::open(&away, "api").unwrap(), catalog(), application())
+    };
+    assert!(start("sites:write", "staff=sites:write tasks:read").is_ok());
+    for (default, roles) in [("sites:wriet", ""), ("", "staff=sites:wriet")] {
+        let refusal = start(default, roles).unwrap_err().to_string();
+        assert!(refusal.contains("`sites:wriet`"), "{refusal}");
     }
 }
 

@@ -139,6 +139,9 @@ async fn the_api_may_enqueue_look_and_cancel_and_no_more() {
     client.check_server(false).await.unwrap();
     client.ping().await.unwrap();
     enqueue_and_look(&client).await;
+    let mut keyed = NewTask::of(&Probe::new("a", Act::Ok)).unwrap();
+    keyed.call.idempotency_key = Some("http:order-7".to_owned());
+    client.claim_key(&keyed).await.unwrap();
     for (id, met) in [(&parked, Cancel::Waiting), (runs.id(), Cancel::Running)] {
         assert_eq!(client.cancel(id, "ann").await.unwrap(), Some(met));
     }

@@ -21,7 +21,7 @@ use umbel_api::{
     Scopes, issue_token, serve,
 };
 use umbel_broker::{BrokerSettings, Client};
-use umbel_proto::{CatalogEntry, Task};
+use umbel_proto::{CatalogEntry, Task, TaskOptions};
 use umbel_tests::{probe, services::RedisServer};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -32,6 +32,17 @@ struct Hidden {}
 
 impl Task for Hidden {
     const NAME: &'static str = "hidden";
+    const OPTIONS: TaskOptions = TaskOptions::DEFAULT.queue("inner");
+    type Output = ();
+}
+
+/// One in another queue; nobody runs it here.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct Other {}
+
+impl Task for Other {
+    const NAME: &'static str = "other";
+    const OPTIONS: TaskOptions = TaskOptions::DEFAULT.queue("elsewhere").over_http();
     type Output = ();
 }
 
@@ -70,13 +81,18 @@ pub struct Served {
 
 impl Served {
     pub async fn start(redis: &RedisServer) -> Self {
+        Self::with(Client::open(&BrokerSettings::new(redis.url_as("api")), "api").unwrap()).await
+    }
+
+    /// With a way of its own to Redis.
+    pub async fn with(client: Client) -> Self {
         let mut catalog = probe::registry().catalog();
         catalog.insert(CatalogEntry::of::<Hidden>(Hidden::NAME.parse().unwrap()));
+        catalog.insert(CatalogEntry::of::<Other>(Other::NAME.parse().unwrap()));
         let jwt = JwtSettings::new("a secret that is long enough for it".into());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let settings = ApiSettings::new("Probes", addr, jwt.clone());
-        let client = Client::open(&BrokerSettings::new(redis.url_as("api")), "api").unwrap();
         let application = OpenApiRouter::new().routes(routes!(greet)).routes(routes!(broken));
         let store_works = Arc::new(AtomicBool::new(true));
         let works = store_works.clone();
@@ -118,7 +134,10 @@ impl Served {
 
     /// As somebody who may do all.
     pub fn ask_as_admin(&self, method: Method, path: &str) -> RequestBuilder {
-        let grant = Grant::new("ann").scopes(Scopes::ADMIN);
+        self.ask_by(Grant::new("ann").scopes(Scopes::ADMIN), method, path)
+    }
+
+    pub fn ask_by(&self, grant: Grant, method: Method, path: &str) -> RequestBuilder {
         self.open(method, path).bearer_auth(grant.sign(&self.jwt, Utc::now()).unwrap())
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
+use umbel_api::{Grant, Scopes};
 use umbel_tests::{
     eventually::eventually,
     house::House,
@@ -15,7 +16,7 @@ use super::{problem, served::Served};
 
 const LONG: Duration = Duration::from_secs(30);
 
-fn act(name: &str, act: Value) -> Value {
+pub(super) fn act(name: &str, act: Value) -> Value {
     json!({"name": name, "act": act})
 }
 
@@ -26,7 +27,7 @@ async fn accepted(api: &Served, body: Value) -> String {
     format!("/v1/tasks/{}", accepted["id"].as_str().unwrap())
 }
 
-async fn reaches(api: &Served, location: &str, state: &str) -> Value {
+pub(super) async fn reaches(api: &Served, location: &str, state: &str) -> Value {
     eventually(state, async || {
         let record: Value = api.get(location).await.json().await.unwrap();
         (record["state"] == state).then_some(record)
@@ -201,43 +202,65 @@ async fn what_has_not_changed_is_not_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_has_a_verdict_for_each_task() {
+async fn who_may_not_read_tasks_learns_nothing_of_how_they_end() {
     let house = House::start();
     let api = Served::start(&house.redis).await;
-    let probe = |name: &str| json!({"task": "probe", "args": act(name, json!("ok"))});
-    let mut keyed = probe("keyed");
-    keyed["idempotency_key"] = json!("order-7");
-    let mut expires = probe("late");
-    expires["expires_s"] = json!(0);
-    let mut elsewhere = probe("elsewhere");
-    elsewhere["queue"] = json!("nowhere");
-    let tasks = json!([
-        probe("a"),
-        {"task": "hidden"},
-        {"task": "probe", "args": {"name": 7}},
-        keyed.clone(),
-        elsewhere,
-        expires,
-    ]);
-    let send = |tasks: Value| {
-        api.ask(Method::POST, "/v1/tasks/batch").json(&json!({ "tasks": tasks })).send()
+    let worker = house.worker(2);
+    let blind =
+        || Grant::new("ann").scopes("tasks:enqueue tasks:cancel".parse::<Scopes>().unwrap());
+    let ask = |wait: &'static str| {
+        let request = api.ask_by(blind(), Method::POST, "/v1/tasks/probe").header("prefer", wait);
+        let request = request.header("idempotency-key", "order-7");
+        request.json(&json!({"args": act("a", json!("ok"))})).send()
     };
-    let answer: Value = send(tasks).await.unwrap().json().await.unwrap();
-    assert_eq!((&answer["accepted"], &answer["refused"]), (&json!(3), &json!(3)));
-    let verdicts = answer["verdicts"].as_array().unwrap();
-    let status = |n: usize| verdicts[n]["status"].as_u64();
-    assert_eq!([0, 1, 2, 3, 4, 5].map(status), [None, Some(404), Some(422), None, Some(422), None]);
-    assert_eq!(verdicts[2]["errors"][0]["field"], "args.name");
-    assert_eq!(verdicts[4]["errors"][0]["field"], "queue");
-    let again: Value = send(json!([keyed])).await.unwrap().json().await.unwrap();
-    assert_eq!(again["verdicts"][0], json!({"id": verdicts[3]["id"], "existing": true}));
+    let first = ask("wait=20").await.unwrap();
+    assert_eq!(first.status(), StatusCode::ACCEPTED);
+    assert!(!first.headers().contains_key("preference-applied"));
+    let location = first.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    let first: Value = first.json().await.unwrap();
+    assert_eq!(first["state"], "queued");
+    reaches(&api, &location, "succeeded").await;
+    let again = ask("wait=20").await.unwrap();
+    assert_eq!(again.status(), StatusCode::ACCEPTED);
+    assert_eq!(again.json::<Value>().await.unwrap(), json!({"id": first["id"]}));
 
-    let many = vec![probe("n"); 1_001];
-    problem(send(json!(many)).await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
-    let worker = house.worker(4);
-    let at = |n: usize| format!("/v1/tasks/{}", verdicts[n]["id"].as_str().unwrap());
-    reaches(&api, &at(0), "succeeded").await;
-    reaches(&api, &at(5), "expired").await;
+    let told = accepted(&api, json!({"args": act("b", json!("tell"))})).await;
+    eventually("it tells how far it is", async || {
+        let record: Value = api.get(&told).await.json().await.unwrap();
+        record["progress"].is_object().then_some(())
+    })
+    .await;
+    let ended: Value =
+        api.ask_by(blind(), Method::DELETE, &told).send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&ended["id"].as_str(), &ended["state"]),
+        (&told.rsplit('/').next(), &json!("running"))
+    );
+    assert_eq!((&ended["progress"], &ended["attempts"]), (&Value::Null, &json!([])));
+    house.record.open("b");
     worker.stop().await.unwrap();
+    api.stop().await;
+}
+
+/// A connection that breaks between the last events of a task costs none of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_again_after_any_event_gets_the_result() {
+    let house = House::start();
+    let api = Served::start(&house.redis).await;
+    let worker = house.worker(1);
+    let location = accepted(&api, json!({"args": act("a", json!("ok"))})).await;
+    reaches(&api, &location, "succeeded").await;
+    worker.stop().await.unwrap();
+    let events = format!("{location}/events");
+    let mut response = api.get(&events).await;
+    let mut text = String::new();
+    let (state, id, _) = event(&mut text, &mut response).await.unwrap();
+    assert_eq!(state, "state");
+    let mut again = api.ask(Method::GET, &events).header("last-event-id", id).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::OK);
+    let (name, end, data) = event(&mut String::new(), &mut again).await.unwrap();
+    assert_eq!((name.as_str(), &data["result"]), ("result", &json!(1)));
+    let last = api.ask(Method::GET, &events).header("last-event-id", end).send().await.unwrap();
+    assert_eq!(last.status(), StatusCode::NO_CONTENT);
     api.stop().await;
 }

@@ -4,14 +4,17 @@ use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use reqwest::{Method, StatusCode, header};
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     task::JoinSet,
 };
 use umbel_api::{ApiSettings, Grant, JwtSettings};
+use umbel_broker::{BrokerSettings, Client};
 use umbel_tests::{
     eventually::{LONGEST, eventually},
+    house::House,
     process::{Launch, memory},
 };
 
@@ -258,6 +261,72 @@ async fn an_address_that_asks_too_often_is_told_when_to_come_again() {
     for _ in 0..20 {
         assert_eq!(ask("/livez").await.status(), StatusCode::OK, "health is not counted");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_with_all_its_requests_leaves_room_for_others() {
+    const PLACES: usize = 2;
+    let house = House::start();
+    let client = Client::open(&BrokerSettings::new(house.redis.url_as("api")), "api").unwrap();
+    let gate = Gate::on(client, jwt(), |settings| {
+        settings.limits.in_flight = PLACES + 1;
+        settings.limits.subject_in_flight = PLACES;
+    })
+    .await;
+    let ask = |subject: &str, method: Method, path: &str| {
+        let token = Grant::new(subject).sign(&jwt(), chrono::Utc::now()).unwrap();
+        gate.browser.request(method, format!("http://{}{path}", gate.addr)).bearer_auth(token)
+    };
+    let body = |name: usize| json!({"args": {"name": name.to_string(), "act": "hold"}});
+    let waits: JoinSet<_> = (0..PLACES)
+        .map(|n| {
+            ask("ann", Method::POST, "/v1/tasks/probe").header("prefer", "wait=25").json(&body(n))
+        })
+        .map(|request| async { request.send().await.unwrap().status() })
+        .collect();
+    eventually("all of them wait", async || {
+        (house.client.queues().await.unwrap().first()?.queued == PLACES as u64).then_some(())
+    })
+    .await;
+    let refused = ask("ann", Method::GET, LIST).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    assert_eq!(refused.headers()[header::CONTENT_TYPE], "application/problem+json");
+    assert_eq!(ask("bob", Method::GET, LIST).send().await.unwrap().status(), StatusCode::OK);
+
+    let worker = house.worker(PLACES);
+    (0..PLACES).for_each(|n| house.record.open(&n.to_string()));
+    assert!(waits.join_all().await.into_iter().all(|status| status == StatusCode::OK));
+    let served = ask("ann", Method::GET, LIST).send().await.unwrap();
+    assert_eq!(served.status(), StatusCode::OK, "the places are free again");
+
+    // Followed tasks are held apart, for they last longer.
+    let task: serde_json::Value = ask("ann", Method::POST, "/v1/tasks/probe")
+        .json(&body(PLACES))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let events = format!("/v1/tasks/{}/events", task["id"].as_str().unwrap());
+    let follow = || ask("ann", Method::GET, &events).send();
+    let mut followed = Vec::new();
+    for _ in 0..PLACES {
+        followed.push(follow().await.unwrap());
+    }
+    assert!(followed.iter().all(|answer| answer.status() == StatusCode::OK));
+    let refused = follow().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "5");
+    assert_eq!(ask("ann", Method::GET, LIST).send().await.unwrap().status(), StatusCode::OK);
+    drop(followed);
+    eventually("the place is free again", async || {
+        (follow().await.unwrap().status() == StatusCode::OK).then_some(())
+    })
+    .await;
+    house.record.open(&PLACES.to_string());
+    worker.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,13 +32,21 @@ pub struct Gate {
 impl Gate {
     /// Without a limit on rates, unless `change` sets one.
     pub async fn open(jwt: JwtSettings, change: impl FnOnce(&mut ApiSettings)) -> Self {
+        let away = BrokerSettings::new("unix:/nonexistent/redis.sock");
+        Self::on(Client::open(&away, "api").unwrap(), jwt, change).await
+    }
+
+    /// With a Redis that is there.
+    pub async fn on(
+        client: Client,
+        jwt: JwtSettings,
+        change: impl FnOnce(&mut ApiSettings),
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let mut settings = ApiSettings::new("Gate", addr, jwt);
         (settings.limits.per_peer, settings.limits.per_subject) = (None, None);
         change(&mut settings);
-        let away = BrokerSettings::new("unix:/nonexistent/redis.sock");
-        let client = Client::open(&away, "api").unwrap();
         let catalog = probe::registry().catalog().into();
         let api = Api::new(&settings, client, catalog, OpenApiRouter::new()).unwrap();
         let (stop, limits) = (CancellationToken::new(), settings.limits.clone());

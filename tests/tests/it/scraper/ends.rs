@@ -81,9 +81,9 @@ async fn happen(path: &str) -> TaskResult<()> {
 async fn begin(app: &App, task: &ScrapePage, task_id: &TaskId) {
     let page = match task.page {
         Some(page) => page,
-        None => app.pages.adopt(&task.url).await.unwrap(),
+        None => app.pages.adopt(&task.url, None).await.unwrap(),
     };
-    let attempt = Attempt { page, task_id, attempt: 1 };
+    let attempt = Attempt { page, owner: None, task_id, attempt: 1 };
     app.pages.begin(&attempt, &task.url, Utc::now()).await.unwrap().expect("the page is there");
 }
 

@@ -132,7 +132,7 @@ async fn a_crash_before_further_pages_are_enqueued_is_healed_by_the_same_task() 
     let task = ScrapePage { url: url.parse().unwrap(), page: Some(wanted.page) };
     let handle = house.client.enqueue(task).await.unwrap();
     // A worker runs the task up to the commit of what it read, and dies.
-    let attempt = Attempt { page: wanted.page, task_id: handle.id(), attempt: 1 };
+    let attempt = Attempt { page: wanted.page, owner: None, task_id: handle.id(), attempt: 1 };
     store(&house, &attempt, &url).await;
     assert_eq!(house.site(put.id).await.pages.pending, 3);
 
@@ -151,8 +151,8 @@ async fn a_crash_after_a_page_without_a_site_was_stored_has_it_read_again() {
     let house = House::start().await;
     let task = ScrapePage { url: url.parse().unwrap(), page: None };
     let handle = house.client.enqueue(task.clone()).await.unwrap();
-    let page = house.app.pages.adopt(&task.url).await.unwrap();
-    let attempt = Attempt { page, task_id: handle.id(), attempt: 1 };
+    let page = house.app.pages.adopt(&task.url, None).await.unwrap();
+    let attempt = Attempt { page, owner: None, task_id: handle.id(), attempt: 1 };
     let place = house.app.pages.begin(&attempt, &task.url, Utc::now()).await.unwrap().unwrap();
     let stored = house.app.pages.succeed(&attempt, place.site_id, &read_before(&task.url)).await;
     assert_eq!(stored.unwrap(), Some(0));
@@ -222,8 +222,8 @@ async fn sites_and_pages_whose_tasks_the_broker_has_lost_are_enqueued_again() {
     assert_eq!(house.sweep().await.enqueued, 2, "a site and the page of another");
     let alone = ScrapePage { url: "http://127.0.0.1/alone".parse().unwrap(), page: None };
     let lost = house.client.enqueue(alone.clone()).await.unwrap();
-    let row = house.app.pages.adopt(&alone.url).await.unwrap();
-    let attempt = Attempt { page: row, task_id: lost.id(), attempt: 1 };
+    let row = house.app.pages.adopt(&alone.url, None).await.unwrap();
+    let attempt = Attempt { page: row, owner: None, task_id: lost.id(), attempt: 1 };
     house.app.pages.begin(&attempt, &alone.url, Utc::now()).await.unwrap().unwrap();
     assert_eq!(house.redis.cli(&["flushall"]), "OK");
 

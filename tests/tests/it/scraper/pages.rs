@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{Html, IntoResponse, Redirect},
     routing::get,
 };
@@ -281,4 +281,79 @@ async fn a_page_of_a_site_that_two_tasks_read_at_once_fails_neither() {
     let row = house.page(web.url.as_str()).await;
     assert_eq!((row.status, row.error), (Status::Succeeded, None));
     worker.stop().await;
+}
+
+/// Postgres takes no NUL in a text, and no half of a character in JSON.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_page_holds_makes_it_unstorable() {
+    let mut page =
+        String::from("<!doctype html><html lang='d\0e&#0;'><head><title>a\0&#0;b</title>");
+    for odd in ["\0", "&#0;", "&#xD800;", "%00", "\u{fffe}", "\u{1b}", "\\u0000", "\\ud800"] {
+        page += &format!(
+            "<meta name='description' content='d{odd}'><meta name='generator' content='g{odd}'>
+             <meta name='robots' content='index{odd}'>
+             <meta property='og:title{odd}' content='o{odd}'>
+             <meta name='twitter:card{odd}' content='t{odd}'>
+             <link rel='canonical' href='/c{odd}'><link rel='icon' href='/i{odd}' sizes='1{odd}'>
+             <link rel='alternate' type='application/rss+xml' href='/f{odd}' title='f{odd}'>
+             <link rel='alternate' hreflang='d{odd}' href='/l{odd}'>
+             <script type='application/ld+json'>{{\"@type\": [\"Product\", \"T{odd}\"],
+                 \"name\": \"n{odd}\", \"brand\": {{\"name\": \"b{odd}\"}}, \"k{odd}\": 1}}</script>
+             <a href='mailto:a{odd}@b.example'>m</a><a href='mailto:a@b{odd}.example'>m</a>
+             <a href='tel:123{odd}45'>t</a><a href='https://x.com/lamps{odd}'>x</a>
+             <a href='/p{odd}?q={odd}#{odd}'>p</a>
+             <div itemscope itemtype='https://schema.org/Article urn:t{odd}'>
+             <span itemprop='headline'>h{odd}</span><meta itemprop='author{odd}' content='a{odd}'>
+             </div>"
+        );
+    }
+    // The same where each byte is a letter, and no text at all.
+    let whole = page.clone().into_bytes();
+    let cut = [page.as_bytes(), &[0xff, 0xfe, 0x00, 0xed, 0xa0, 0x80]].concat();
+    let kind = |charset: &str| [(header::CONTENT_TYPE, format!("text/html; charset={charset}"))];
+    let (utf8, latin, wide) = (kind("utf-8"), kind("windows-1252"), kind("utf-16le"));
+    let (two, three) = (cut.clone(), cut.clone());
+    let rules =
+        b"User-agent: *\nDisallow: /private\0\nSitemap: http://a\0/\nCrawl-delay: nan\n\0\xff";
+    let router = Router::new()
+        .route("/robots.txt", get(async move || rules.to_vec()))
+        .route("/", get(async move || (utf8, whole)))
+        .route("/latin", get(async move || (latin, two)))
+        .route("/wide", get(async move || (wide, three)));
+    let web = Web::serve(router).await;
+    let house = House::start().await;
+    let worker = house.worker(2);
+    for path in ["", "latin", "wide"] {
+        house.put(&web.at(path), 0, 1).await;
+    }
+    house.client.enqueue(SweepSites {}).await.unwrap();
+    for path in ["", "latin", "wide"] {
+        let page = house.ended(&web.at(path)).await;
+        assert_eq!((page.status, page.attempt), (Status::Succeeded, 1), "{path}: {:?}", page.error);
+    }
+    let page = house.page(&web.at("")).await;
+    assert!(page.title.unwrap().starts_with('a') && page.contacts.is_some());
+    worker.stop().await;
+}
+
+/// Pages may say as much as is kept of them, and an answer has an end all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_large_pages_comes_in_parts() {
+    let house = House::start().await;
+    // Each as large as 200 KiB of JSON, and one that is larger than an answer.
+    house.database.sql(
+        "insert into pages (url, status, things)
+         select 'https://example.com/' || n, 'succeeded',
+             jsonb_build_array(jsonb_build_object('text', repeat('x', case when n = 3 then 2000000 else 200000 end)))
+         from generate_series(1, 12) as n",
+    );
+    let (mut parts, mut after) = (Vec::new(), 0);
+    loop {
+        let filter = umbel_tasks::PageFilter { after, limit: 500, ..Default::default() };
+        let part = house.app.pages.list(&filter).await.unwrap();
+        let Some(last) = part.last() else { break };
+        after = last.id;
+        parts.push(part.len());
+    }
+    assert_eq!(parts, [2, 1, 5, 4]);
 }

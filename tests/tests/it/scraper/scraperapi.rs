@@ -33,6 +33,7 @@ async fn house(api: &FakeScraperApi, more: &[(&str, &str)]) -> House {
 async fn put(house: &House, url: &str, options: ScraperApiOptions) -> Put {
     let options = SiteOptions {
         url: url.parse().unwrap(),
+        owner: None,
         max_depth: Some(3),
         max_pages: Some(100),
         every_s: None,
@@ -300,3 +301,46 @@ const DUMP: &str = "
       end
     end
     return table.concat(all, '\\n')";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_no_days_budget_pays_for_fails_and_says_why() {
+    let api = FakeScraperApi::start(KEY, 0).await.unwrap();
+    let house = house(&api, &[("SCRAPERAPI_DAILY_CREDITS", "9")]).await;
+    let worker = house.worker(1);
+    let dear = ScraperApiOptions { render: true, ..Default::default() };
+    put(&house, "http://127.0.0.1:9/", dear).await;
+    let page = house.ended("http://127.0.0.1:9/").await;
+    assert_eq!((page.status, page.attempt), (Status::Failed, 1));
+    assert_eq!(page.error_class.as_deref(), Some("source-budget"));
+    let why = page.error.unwrap();
+    assert!(why.contains("costs 10 credits") && why.contains("DAILY_CREDITS is 9"), "{why}");
+    assert!(api.asked().is_empty());
+    worker.stop().await;
+}
+
+/// The service counts a request that was cut off: what may have been spent is never left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_was_sent_and_not_answered_counts_as_a_page() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // It takes the request, and hangs up.
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096]).await;
+        }
+    });
+    let settings =
+        [("SCRAPE_ALLOW_PRIVATE", "127.0.0.1"), ("SCRAPERAPI_KEY", KEY), ("SCRAPERAPI_URL", &*url)];
+    let house = House::with(&settings).await;
+    let worker = house.worker(1);
+    let dear = ScraperApiOptions { premium: true, render: true, ..Default::default() };
+    put(&house, "http://127.0.0.1:9/", dear).await;
+    within(PATIENCE, "an attempt has failed", async || {
+        let page = house.pages().await.pop()?;
+        page.error_class.filter(|class| class == "unreachable")
+    })
+    .await;
+    let counted = source(&house).await;
+    assert_eq!(counted.spent_today, 25 * counted.requests_today);
+    worker.stop().await;
+}

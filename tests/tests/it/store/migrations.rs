@@ -18,13 +18,16 @@ const TITLES: Migration =
 async fn migrations_that_ran_do_not_run_again() {
     let house = House::start();
     let db = house.client();
-    assert_eq!(db.migrate("shop", &[PAGES]).await.expect("the framework's one, and ours"), 2);
+    assert_eq!(db.migrate("shop", &[PAGES]).await.expect("the framework's two, and ours"), 3);
     assert_eq!(db.migrate("shop", &[PAGES]).await.expect("nothing"), 0);
     assert_eq!(db.migrate("shop", &[PAGES, TITLES]).await.expect("the new one"), 1);
     // An older release, started again: what it does not know is left alone.
     assert_eq!(db.migrate("shop", &[PAGES]).await.expect("nothing"), 0);
     let record = "select owner, version, name from umbel_migrations order by applied_at";
-    assert_eq!(house.database.sql(record), "umbel|1|steps\nshop|1|pages\nshop|20260101|titles");
+    assert_eq!(
+        house.database.sql(record),
+        "umbel|1|steps\numbel|2|row level security\nshop|1|pages\nshop|20260101|titles"
+    );
     assert_eq!(house.database.sql("select count(*) from umbel_steps"), "0");
 }
 
@@ -38,7 +41,7 @@ async fn ten_processes_that_migrate_at_once_apply_each_migration_once() {
     }
     let applied: Result<Vec<usize>, MigrationError> =
         processes.join_all().await.into_iter().collect();
-    assert_eq!(applied.expect("nobody fails").iter().sum::<usize>(), 3);
+    assert_eq!(applied.expect("nobody fails").iter().sum::<usize>(), 4);
     assert_eq!(house.database.sql("select count(*), count(title) from pages"), "1|0");
 }
 
@@ -62,7 +65,7 @@ async fn a_migration_that_was_changed_is_refused() {
     let error = db.migrate("shop", &[changed, TITLES]).await.expect_err("changed");
     assert!(matches!(&error, MigrationError::Changed { version: 1, .. }), "{error:?}");
     assert!(error.to_string().contains("migration 1 of shop was changed"), "{error}");
-    assert_eq!(house.database.sql("select count(*) from umbel_migrations"), "2");
+    assert_eq!(house.database.sql("select count(*) from umbel_migrations"), "3");
 }
 
 #[tokio::test]
@@ -88,9 +91,10 @@ async fn a_role_that_may_not_create_starts_where_all_is_done() {
     let house = House::start();
     house.client().migrate("shop", &[PAGES]).await.expect("applied");
     let role = format!("reader_of_{}", house.database.name());
-    house
-        .database
-        .sql(&format!("create role {role} login; grant select on umbel_migrations to {role}"));
+    house.database.sql(&format!(
+        "create role {role} login; grant select on umbel_migrations to {role};
+             create policy {role} on umbel_migrations for select to {role} using (true)"
+    ));
     let url = house.database.url().replace("//postgres@", &format!("//{role}@"));
     let reader = Db::open(&umbel_store::StoreSettings::new(url)).expect("good settings");
     assert_eq!(reader.migrate("shop", &[PAGES]).await.expect("nothing to do"), 0);
