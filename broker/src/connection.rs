@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use redis::{
-    AsyncConnectionConfig, ConnectionInfo,
-    aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSubStream},
+    ConnectionInfo,
+    aio::{ConnectionManager, ConnectionManagerConfig, PubSubStream},
     io::tcp::{TcpSettings, socket2::TcpKeepalive},
 };
 
 use tokio::time::timeout;
 
-use crate::{BrokerError, BrokerSettings};
+use crate::{BrokerError, BrokerSettings, wire::Wire};
 
 /// Longer than any script of ours runs, short enough that a caller is not left hanging.
 /// (redis-rs' own default of 500 ms cuts off answers that are on their way.)
@@ -62,11 +62,8 @@ impl Connector {
     }
 
     /// A connection for one owner, whose answers may take up to `longest`.
-    pub async fn own(&self, longest: Duration) -> Result<MultiplexedConnection, BrokerError> {
-        let config = AsyncConnectionConfig::new()
-            .set_response_timeout(Some(longest))
-            .set_connection_timeout(Some(CONNECT_TIMEOUT));
-        Ok(self.client.get_multiplexed_async_connection_with_config(&config).await?)
+    pub async fn own(&self, longest: Duration) -> Result<Wire, BrokerError> {
+        Wire::connect(self.client.get_connection_info(), CONNECT_TIMEOUT, longest).await
     }
 
     /// A connection that hears what is said on some channels. It costs no command while nothing is.

@@ -6,16 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Cmd, Value, aio::MultiplexedConnection, cmd};
+use redis::{Cmd, cmd};
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
     BrokerError, Client, Delivery, Held, Pauses, Stop,
     delivery::{EntryKey, Epoch},
-    fields,
     keys::{GROUP, Shard, Stream},
-    reconcile, shard,
+    reconcile, reply, shard,
+    wire::{self, Wire},
 };
 
 /// Long enough to be quiet when idle, short enough that a dead connection is noticed.
@@ -68,7 +68,7 @@ pub struct Consumer {
 
 /// A connection, and what was read on it belongs to.
 struct Link {
-    connection: MultiplexedConnection,
+    connection: Wire,
     epochs: HashMap<Shard, Arc<Epoch>>,
 }
 
@@ -362,12 +362,12 @@ impl Consumer {
         for (stream, count) in &reads {
             pipe.add_command(read_command(&self.worker, *count, None, &[shard.ready(*stream)]));
         }
-        let answers: Vec<Value> = pipe.query_async(&mut link.connection).await?;
+        let replies = link.connection.ask(&pipe.get_packed_pipeline(), reads.len()).await?;
         let mut found = Vec::with_capacity(free);
         let mut last = 0;
-        for ((stream, _), answer) in reads.iter().zip(answers) {
+        for ((stream, _), reply) in reads.iter().zip(replies.iter()) {
             let streams = [(shard.clone(), *stream)];
-            last = take_out(&streams, &[shard.ready(*stream)], &link.epochs, answer, &mut found)?;
+            last = take_out(&streams, &[shard.ready(*stream)], &link.epochs, reply, &mut found)?;
         }
         if found.len() == last && last == own {
             self.deep = Some(deep);
@@ -385,19 +385,17 @@ impl Consumer {
         let keys: Vec<String> =
             streams.iter().map(|(shard, stream)| shard.ready(*stream)).collect();
         let read = read_command(&self.worker, count, block, &keys);
-        let answer: Value = read.query_async(&mut link.connection).await?;
+        let replies = link.connection.ask(&read.get_packed_command(), 1).await?;
         let mut found = Vec::new();
-        take_out(streams, &keys, &link.epochs, answer, &mut found)?;
+        for reply in replies.iter() {
+            take_out(streams, &keys, &link.epochs, reply, &mut found)?;
+        }
         Ok(found)
     }
 }
 
 fn not_connected() -> BrokerError {
     BrokerError::Unavailable("not connected".to_owned())
-}
-
-fn unexpected_read(keys: &[String]) -> BrokerError {
-    BrokerError::Unexpected(format!("a read of {keys:?} was answered with no entries"))
 }
 
 fn read_command(worker: &str, count: usize, block: Option<Duration>, keys: &[String]) -> Cmd {
@@ -415,21 +413,22 @@ fn take_out(
     streams: &[(Shard, Stream)],
     keys: &[String],
     epochs: &HashMap<Shard, Arc<Epoch>>,
-    answer: Value,
+    reply: &[u8],
     found: &mut Vec<Delivery>,
 ) -> Result<usize, BrokerError> {
+    wire::refusal(reply)?;
     let before = found.len();
-    for (key, entries) in fields::streams(answer).ok_or_else(|| unexpected_read(keys))? {
-        let Some(at) = keys.iter().position(|asked| *asked == key) else {
-            return Err(BrokerError::Unexpected(format!("a read answered for `{key}`")));
-        };
-        let (shard, stream) = &streams[at];
-        let epoch = &epochs[shard];
-        for (entry, fields) in entries {
-            let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
-            found.push(Delivery::read(key, epoch.clone(), &fields));
-        }
-    }
+    let all = reply::entries(reply, |key, entry, fields| {
+        let at = keys.iter().position(|asked| asked.as_bytes() == key)?;
+        let (shard, stream) = streams.get(at)?;
+        let entry = str::from_utf8(entry).ok()?.to_owned();
+        let key = EntryKey { shard: shard.clone(), stream: *stream, entry };
+        found.push(Delivery::read(key, epochs.get(shard)?.clone(), fields));
+        Some(())
+    });
+    all.ok_or_else(|| {
+        BrokerError::Unexpected(format!("a read of {keys:?} was not answered with their entries"))
+    })?;
     Ok(found.len() - before)
 }
 

@@ -81,7 +81,11 @@ impl Delivery {
         HeldAs { key: self.key.clone(), run: self.run.clone() }
     }
 
-    pub(crate) fn read(key: EntryKey, epoch: Arc<Epoch>, fields: &[(Vec<u8>, Vec<u8>)]) -> Self {
+    pub(crate) fn read<B: AsRef<[u8]>>(
+        key: EntryKey,
+        epoch: Arc<Epoch>,
+        fields: &[(B, B)],
+    ) -> Self {
         let field = |name: &str| field(fields, name);
         let text = |name| field(name).and_then(|bytes| std::str::from_utf8(bytes).ok());
         let bytes = |name| field(name).unwrap_or_default().to_vec();

@@ -34,6 +34,7 @@ mod pause;
 pub mod peek;
 mod purge;
 mod reconcile;
+mod reply;
 pub mod roster;
 pub mod schedules;
 mod script;
@@ -47,6 +48,7 @@ pub mod slots;
 mod stop;
 mod wait;
 pub mod whereabouts;
+mod wire;
 
 pub use cancel::Cancel;
 pub use client::Client;

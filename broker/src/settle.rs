@@ -292,9 +292,11 @@ impl Client {
         deliveries: Vec<Delivery>,
         now: DateTime<Utc>,
     ) -> Result<Vec<Delivery>, (Vec<Delivery>, BrokerError)> {
-        let (mut waiting, mut ready): (Vec<_>, Vec<_>) = deliveries
-            .into_iter()
-            .partition(|delivery| delivery.is_tracked() || delivery.is_suspect());
+        let is_noted = |delivery: &Delivery| delivery.is_tracked() || delivery.is_suspect();
+        if !deliveries.iter().any(is_noted) {
+            return Ok(deliveries);
+        }
+        let (mut waiting, mut ready): (Vec<_>, Vec<_>) = deliveries.into_iter().partition(is_noted);
         while let Some(last) = waiting.last() {
             let (shard, epoch) = (last.key.shard.clone(), last.epoch.clone());
             let (batch, rest): (Vec<_>, Vec<_>) = waiting

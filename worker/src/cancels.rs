@@ -24,6 +24,13 @@ struct Table {
     runs: HashMap<TaskId, Arc<Wanted>>,
 }
 
+impl Table {
+    fn asked_of(&self, id: &TaskId) -> Option<String> {
+        // Nearly always nobody has asked for anything.
+        if self.asked.is_empty() { None } else { self.asked.get(id.as_str()).cloned() }
+    }
+}
+
 /// Whether a run is still wanted.
 // Most runs ask for neither token: each is made when it is asked for, under the lock.
 #[derive(Debug)]
@@ -65,7 +72,7 @@ impl Cancels {
     pub fn begin(&self, id: &TaskId) -> Cancellable {
         let mut table = self.lock();
         let wanted = Arc::new(Wanted {
-            by: Mutex::new(table.asked.get(id.as_str()).cloned()),
+            by: Mutex::new(table.asked_of(id)),
             run: OnceLock::new(),
             asked: OnceLock::new(),
             stop: self.stop.clone(),
@@ -140,8 +147,10 @@ impl Drop for Cancellable {
     fn drop(&mut self) {
         let mut table = self.cancels.lock();
         // A second run of the same task may have taken its place.
-        if table.runs.get(&self.id).is_some_and(|wanted| Arc::ptr_eq(wanted, &self.wanted)) {
-            table.runs.remove(&self.id);
+        if let Some((id, other)) = table.runs.remove_entry(&self.id)
+            && !Arc::ptr_eq(&other, &self.wanted)
+        {
+            table.runs.insert(id, other);
         }
     }
 }

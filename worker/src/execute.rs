@@ -42,7 +42,7 @@ pub(crate) struct Limits {
 }
 
 /// What every execution of a worker shares.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Executor {
     pub client: Client,
     pub endpoints: Endpoints,

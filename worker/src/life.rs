@@ -69,7 +69,7 @@ pub(crate) struct Life {
     pulse: Pulse,
     heart: thread::JoinHandle<()>,
     held: Held,
-    executor: Executor,
+    executor: Arc<Executor>,
     running: TaskTracker,
     reading: Stop,
     fetching: JoinHandle<()>,
@@ -122,7 +122,7 @@ impl Life {
         let client = body.client.clone();
         let held = Held::default();
         let (settler, settling) = Settler::start(client.clone(), id.clone(), held.clone());
-        let executor = Executor {
+        let executor = Arc::new(Executor {
             client: client.clone(),
             endpoints: body.endpoints.clone(),
             limits: Limits { crashes: body.settings.crash_limit, parked: body.settings.park_limit },
@@ -133,7 +133,7 @@ impl Life {
             tasks,
             cancelled,
             aborted: CancellationToken::new(),
-        };
+        });
         let running = TaskTracker::new();
         let consumer = Consumer::new(client.clone(), id.clone(), body.shards.clone(), held.clone());
         let (reading, pauses) = (consumer.stop(), consumer.pauses());

@@ -41,7 +41,7 @@ const GATHERED: usize = 64;
 pub(crate) struct Pipeline {
     pub client: Client,
     pub consumer: Consumer,
-    pub executor: Executor,
+    pub executor: Arc<Executor>,
     pub settler: Settler,
     pub held: Held,
     pub pauses: Pauses,
@@ -111,8 +111,7 @@ impl Pipeline {
         if fetched.is_empty() {
             return Ok(());
         }
-        let (alone, together): (Vec<_>, Vec<_>) =
-            fetched.into_iter().partition(|delivery| self.executor.must_run_alone(delivery));
+        let (alone, together) = split(fetched, |delivery| self.executor.must_run_alone(delivery));
         for delivery in self.started(together, stop).await {
             // As many as were asked for.
             let Some(permit) = permits.split(1) else { break };
@@ -161,8 +160,8 @@ impl Pipeline {
     async fn started(&self, deliveries: Vec<Delivery>, stop: &CancellationToken) -> Vec<Delivery> {
         // A read may have been on its way when its queue was paused, and a task may have waited here
         // for room.
-        let (paused, deliveries): (Vec<_>, Vec<_>) =
-            deliveries.into_iter().partition(|delivery| self.pauses.holds(delivery.shard()));
+        let (paused, deliveries) =
+            split(deliveries, |delivery| self.pauses.holds(delivery.shard()));
         self.give_back(paused).await;
         if deliveries.is_empty() {
             return deliveries;
@@ -208,12 +207,13 @@ impl Pipeline {
 
     fn spawn(&self, delivery: Delivery, permit: OwnedSemaphorePermit) {
         let (executor, settler) = (self.executor.clone(), self.settler.clone());
-        self.running.spawn(async move {
+        // Pinned where it is made: a run is some kilobytes, and spawning would move it four times.
+        self.running.spawn(Box::pin(async move {
             let settlement = executor.execute(delivery, rand::random()).await;
             settler.settle(settlement).await;
             // Queued is enough: what is in the settle queue needs no room to run.
             drop(permit);
-        });
+        }));
     }
 
     fn spawn_alone(&self, delivery: Delivery, all: OwnedSemaphorePermit) {
@@ -242,4 +242,15 @@ impl Pipeline {
             self.settler.settle(Settlement { delivery, verdict: Verdict::Release, terms }).await;
         }
     }
+}
+
+/// Parts those for which something holds, and that are few, from the others; mostly there are none.
+fn split(
+    deliveries: Vec<Delivery>,
+    holds: impl Fn(&Delivery) -> bool,
+) -> (Vec<Delivery>, Vec<Delivery>) {
+    if !deliveries.iter().any(&holds) {
+        return (Vec::new(), deliveries);
+    }
+    deliveries.into_iter().partition(holds)
 }

@@ -55,9 +55,15 @@ while at <= #ARGV do
     local many = {count = count, tracked = ARGV[at + 2], ttl = ARGV[at + 3], first = at + 4}
     many.key = KEYS[tonumber(ARGV[at + 1])]
     many.width = (many.ttl == '0' and many.tracked == '0') and 1 or WIDTH_KEPT
-    local ids = gate(many.key)
-    many.place = #ids + 1
-    for n = 0, count - 1 do ids[many.place + n] = ARGV[many.first + n * many.width] end
+    if many.width == 1 and not gates[many.key] then
+      -- Cut out at once: of most batches this is all.
+      many.place = 1
+      gates[many.key] = {unpack(ARGV, many.first, many.first + count - 1)}
+    else
+      local ids = gate(many.key)
+      many.place = #ids + 1
+      for n = 0, count - 1 do ids[many.place + n] = ARGV[many.first + n * many.width] end
+    end
     runs[#runs + 1] = many
     at = many.first + count * many.width
   end
@@ -163,6 +169,10 @@ local apply = {
 -- Of many that succeeded, each that is still ours. Returns whether all are settled.
 local answers, all = {}, true
 local function complete(many)
+  if many.width == 1 and not lost[many.key] then
+    for n = 1, many.count do answers[#answers + 1] = 1 end
+    return
+  end
   for n = 0, many.count - 1 do
     local settled = won(many.key, many.place + n)
     if settled and many.width > 1 then
