@@ -57,7 +57,7 @@ pub use delivery::{Contents, Delivery, Held, HeldAs, parked_task};
 pub use enqueue::{CallOptions, Enqueue, EnqueueMany, NewTask, Submitted, When};
 pub use error::BrokerError;
 pub use inspect::{PastRun, QueueStatus, TaskRecord};
-pub use limit::{Acquired, LimitRules, Permit};
+pub use limit::{Acquired, Ahead, LimitRules, Permit};
 pub use pause::{Pause, Pauses};
 pub use purge::{Purge, PurgeKind};
 #[doc(hidden)]

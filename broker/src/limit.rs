@@ -68,6 +68,15 @@ pub enum Acquired {
     NotBefore(Instant),
 }
 
+/// How far ahead of the others [`Client::book`] takes a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// Where it comes within this, and not at all otherwise.
+    Within(Duration),
+    /// When it comes, or after this where that is sooner; whoever is next waits from then on.
+    AtTheLatest(Duration),
+}
+
 /// A place under a key of a limit; given back when it is dropped. Where the process dies, it is given
 /// back after its lease.
 #[derive(Debug)]
@@ -99,6 +108,11 @@ impl LimitRules {
     /// At most so many permits at once, 1 to 1000. Default: any number.
     pub const fn at_once(self, permits: u32) -> Self {
         Self { at_once: Some(permits), ..self }
+    }
+
+    /// Any number of permits at once.
+    pub const fn any_at_once(self) -> Self {
+        Self { at_once: None, ..self }
     }
 
     /// At least so long from one permit to the next, 1 ms to 1 h, in whole milliseconds. Default:
@@ -159,23 +173,70 @@ impl Client {
         key: &str,
         rules: &LimitRules,
     ) -> Result<Acquired, BrokerError> {
+        Ok(self.ask(name, key, rules, Ahead::Within(Duration::ZERO)).await?.0)
+    }
+
+    /// Takes the next turn under `key` before all who were refused, and waits until it has come: for
+    /// who has begun what others have not, such as a request that was sent elsewhere. A pause of the
+    /// key is heeded, also one that comes while it waits.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn book(
+        &self,
+        name: &str,
+        key: &str,
+        rules: &LimitRules,
+        ahead: Ahead,
+    ) -> Result<Acquired, BrokerError> {
+        let (answer, wait) = self.ask(name, key, rules, ahead).await?;
+        let Acquired::Granted(permit) = answer else { return Ok(answer) };
+        if wait.is_zero() {
+            return Ok(Acquired::Granted(permit));
+        }
+        tokio::time::sleep(wait).await;
+        // Takes nothing, and is refused by nothing but a pause.
+        let any = LimitRules::new();
+        match self.ask(name, key, &any, Ahead::AtTheLatest(Duration::ZERO)).await? {
+            (Acquired::Granted(_), _) => Ok(Acquired::Granted(permit)),
+            (paused, _) => Ok(paused),
+        }
+    }
+
+    /// Asks once; what was granted is a turn that comes after the time beside it.
+    async fn ask(
+        &self,
+        name: &str,
+        key: &str,
+        rules: &LimitRules,
+        ahead: Ahead,
+    ) -> Result<(Acquired, Duration), BrokerError> {
         rules.check()?;
         let redis_key = redis_key(name, key)?;
         let who = Uuid::new_v4().simple().to_string();
+        let (booked, at_the_latest) = match ahead {
+            Ahead::Within(booked) => (booked, 0),
+            Ahead::AtTheLatest(booked) => (booked, 1),
+        };
         let mut call = self.scripts().acquire.key(&redis_key);
         call.arg(&who)
             .arg(rules.at_once.unwrap_or(0))
             .arg(ms(rules.every))
             .arg(ms(rules.lease))
             .arg(ms(PLACE_LOOK))
-            .arg(ms(SPREAD));
-        let wait: i64 = self.call(&call).await?;
-        if let Ok(wait) = u64::try_from(wait) {
-            return Ok(Acquired::NotBefore(Instant::now() + Duration::from_millis(wait)));
+            .arg(ms(SPREAD))
+            .arg(ms(booked))
+            .arg(at_the_latest);
+        let answer: i64 = self.call(&call).await?;
+        if let Ok(wait) = u64::try_from(answer) {
+            let at = Instant::now() + Duration::from_millis(wait);
+            return Ok((Acquired::NotBefore(at), Duration::ZERO));
         }
+        let wait = Duration::from_millis(answer.unsigned_abs() - 1);
         let holds = rules.at_once.is_some();
         let kept = holds.then(|| Keeper::start(self.clone(), redis_key, who, rules.lease));
-        Ok(Acquired::Granted(Permit { kept }))
+        Ok((Acquired::Granted(Permit { kept }), wait))
     }
 
     /// Stops a key for all workers, for as long as its host asked for (`Retry-After`), at most 24 h.

@@ -10,6 +10,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod traced;
+mod trail;
 
 use std::{net::SocketAddr, ops::ControlFlow, sync::Arc, time::Duration};
 
@@ -23,10 +24,11 @@ use reqwest::{
 use ring::digest::{Context as Digest, SHA256};
 use url::{Host, Url};
 
-pub(crate) use self::traced::traced;
+pub(crate) use self::trail::{Hop, Trail};
 use self::{
     body::Limits,
     guard::{LookupError, PublicOnly, Reach},
+    traced::traced,
 };
 pub use self::{
     error::FetchError,
@@ -138,34 +140,51 @@ impl Fetcher {
         Ok(Self { public, private, resolver, settings: Arc::new(settings) })
     }
 
-    /// Fetches the page at `url`, follows redirects and reads what arrives as it arrives.
-    ///
-    /// It ends within `timeout`, redirects included. Of its errors, those that
-    /// [`FetchError::is_fatal`] will come again; the others may not.
-    pub async fn read_page(&self, url: &Url, reading: Reading) -> Result<FetchedPage, FetchError> {
-        let fetch = self.in_time(async {
-            let (url, response) = self.follow(url.clone(), HTML).await?;
-            read_html(url, response, Limits::of(&self.settings), reading).await
-        });
-        traced(url, fetch, |page| (Some(page.status), page.bytes)).await
+    /// The way to what `url` leads to, which ends within `limit`, or `timeout` where that is less.
+    pub(crate) fn trail(&self, url: &Url, limit: Duration) -> Trail {
+        Trail::new(url.clone(), limit.min(self.settings.timeout), self.settings.max_redirects)
     }
 
-    /// Fetches a file of at most `max_bytes` under the same rules, and hands it to `take` as it
-    /// arrives, whatever its type.
-    pub async fn read_file(
+    /// Asks for the page that the trail is at, and reads what arrives as it arrives.
+    ///
+    /// Of its errors, those that [`FetchError::is_fatal`] will come again; the others may not.
+    pub(crate) async fn read_page(
         &self,
-        url: &Url,
+        trail: &Trail,
+        reading: Reading,
+    ) -> Result<Hop<FetchedPage>, FetchError> {
+        let url = trail.url();
+        let hop = async {
+            let response = match self.get(url, HTML).await? {
+                Hop::Moved { status, to } => return Ok(Hop::Moved { status, to }),
+                Hop::Arrived(response) => response,
+            };
+            let page = read_html(url.clone(), response, Limits::of(&self.settings), reading);
+            page.await.map(Hop::Arrived)
+        };
+        traced(url, trail.in_time(hop), |page| (Some(page.status), page.bytes)).await
+    }
+
+    /// Asks for a file of at most `max_bytes` under the same rules, and hands it to `take` as it
+    /// arrives, whatever its type.
+    pub(crate) async fn read_file(
+        &self,
+        trail: &Trail,
         max_bytes: usize,
         take: impl FnMut(&[u8]) -> ControlFlow<()>,
-    ) -> Result<FetchedFile, FetchError> {
-        let fetch = self.in_time(async {
-            let (final_url, response) = self.follow(url.clone(), "*/*").await?;
-            let response = success(response)?;
+    ) -> Result<Hop<FetchedFile>, FetchError> {
+        let url = trail.url();
+        let hop = async {
+            let response = match self.get(url, "*/*").await? {
+                Hop::Moved { status, to } => return Ok(Hop::Moved { status, to }),
+                Hop::Arrived(response) => success(response)?,
+            };
             let limits = Limits { max_bytes, ..Limits::of(&self.settings) };
             let taken = body::take(response, limits, take).await?;
-            Ok(FetchedFile { final_url, bytes: taken.bytes, truncated: taken.cut })
-        });
-        traced(url, fetch, |file| (None, file.bytes)).await
+            let (final_url, bytes) = (url.clone(), taken.bytes);
+            Ok(Hop::Arrived(FetchedFile { final_url, bytes, truncated: taken.cut }))
+        };
+        traced(url, trail.in_time(hop), |file| (None, file.bytes)).await
     }
 
     /// Checks an address as a fetch would, without one: for what another network fetches for us.
@@ -198,36 +217,11 @@ impl Fetcher {
         }
     }
 
-    async fn in_time<T>(
-        &self,
-        fetch: impl Future<Output = Result<T, FetchError>>,
-    ) -> Result<T, FetchError> {
-        let limit = self.settings.timeout;
-        match tokio::time::timeout(limit, fetch).await {
-            Ok(fetched) => fetched,
-            Err(_) => Err(FetchError::TimedOut { limit }),
-        }
-    }
-
-    /// The response at the end of the redirects, and where that is. Each hop is a request of its
-    /// own that knows nothing of the one before it: no cookie, no referrer, no credentials.
-    async fn follow(
-        &self,
-        mut url: Url,
-        accept: &'static str,
-    ) -> Result<(Url, Response), FetchError> {
-        for _ in 0..=self.settings.max_redirects {
-            let response = self.get(&url, accept).await?;
-            match redirect_target(&response, &url)? {
-                Some(target) => url = target,
-                None => return Ok((url, response)),
-            }
-        }
-        Err(FetchError::TooManyRedirects { limit: self.settings.max_redirects })
-    }
-
-    async fn get(&self, url: &Url, accept: &'static str) -> Result<Response, FetchError> {
-        let reach = guard::check(url, &self.settings.ports, &self.settings.allowed_private)?;
+    /// One request, which knows nothing of the one before it: no cookie, no referrer, no
+    /// credentials. Where it says to go is an address that may be asked.
+    async fn get(&self, url: &Url, accept: &'static str) -> Result<Hop<Response>, FetchError> {
+        let check = |url| guard::check(url, &self.settings.ports, &self.settings.allowed_private);
+        let reach = check(url)?;
         let client = match reach {
             Reach::Public => &self.public,
             Reach::Private => &self.private,
@@ -241,7 +235,14 @@ impl Fetcher {
             let host = url.host_str().unwrap_or_default().to_owned();
             return Err(Refusal::NotPublic(host).into());
         }
-        Ok(response)
+        match redirect_target(&response, url)? {
+            Some(to) => {
+                // Before anybody waits for a turn there.
+                check(&to)?;
+                Ok(Hop::Moved { status: response.status().as_u16(), to })
+            }
+            None => Ok(Hop::Arrived(response)),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use url::Url;
 use crate::{
     App, address, enqueue,
     error::{ScrapeError, chain, told_of_end},
-    fetch::FetchError,
+    fetch::{FetchError, Hop},
     pages::Trouble,
     politeness::WAITED_FOR,
     robots::{MAX_FILE_BYTES, Robots},
@@ -145,23 +145,26 @@ impl ScrapeSite {
     async fn robots(&self, place: &SitePlace, ctx: &Context<App>) -> Result<Robots, ScrapeError> {
         let App { fetcher, settings, .. } = ctx.app();
         let at = self.url.join("/robots.txt").map_err(|_| FetchError::BadRedirect)?;
-        let reading = async {
+        let patience = Patience { delay: None, in_place: WAITED_FOR };
+        let reading = visit(ctx, &at, patience, ROBOTS_TIMEOUT, |trail| async move {
             let mut file = Vec::new();
-            let reading = fetcher.read_file(&at, MAX_FILE_BYTES, |bytes| {
+            let reading = fetcher.read_file(&trail, MAX_FILE_BYTES, |bytes| {
                 file.extend_from_slice(bytes);
                 ControlFlow::Continue(())
             });
-            let late = FetchError::TimedOut { limit: ROBOTS_TIMEOUT };
-            match timeout(ROBOTS_TIMEOUT, reading).await.unwrap_or(Err(late)) {
-                Ok(_) => Ok(file),
-                // There is none, or no address of this host is ever asked: its page will say so.
-                Err(error) if error.is_fatal() => Ok(Vec::new()),
-                Err(_) if place.is_foreign() => Ok(Vec::new()),
-                Err(error) => Err(ScrapeError::Robots(error)),
+            match reading.await {
+                Ok(hop) => Ok(hop.map(|_| file)),
+                // Another network visits the host, which need not answer us.
+                Err(_) if place.is_foreign() => Ok(Hop::Arrived(Vec::new())),
+                Err(error) => Err(ScrapeError::Fetch(error)),
             }
+        });
+        let file = match reading.await {
+            // There is none, or no address of this host is ever asked: its page will say so.
+            Err(ScrapeError::Fetch(error)) if error.is_fatal() || place.is_foreign() => Vec::new(),
+            Err(ScrapeError::Fetch(error)) => return Err(ScrapeError::Robots(error)),
+            read => read?,
         };
-        let patience = Patience { delay: None, in_place: WAITED_FOR };
-        let file = visit(ctx, &at, patience, reading).await?;
         Ok(Robots::parse(&String::from_utf8_lossy(&file), &settings.fetch.user_agent))
     }
 
@@ -180,13 +183,14 @@ impl ScrapeSite {
             let left = until.saturating_duration_since(Instant::now());
             // What a host wants between two pages it hardly wants before it has named them.
             let patience = Patience { delay: None, in_place: left };
-            let reading = async {
-                match sitemap::read(&ctx.app().fetcher, &file).await {
-                    Err(error) if !place.is_foreign() => Err(ScrapeError::Fetch(error)),
-                    read => Ok(read),
+            let reading = visit(ctx, &file, patience, left, |trail| async move {
+                match sitemap::read(&ctx.app().fetcher, &trail).await {
+                    Ok(hop) => Ok(hop.map(Ok)),
+                    Err(error) if place.is_foreign() => Ok(Hop::Arrived(Err(error))),
+                    Err(error) => Err(ScrapeError::Fetch(error)),
                 }
-            };
-            match timeout(left, visit(ctx, &file, patience, reading)).await {
+            });
+            match timeout(left, reading).await {
                 Ok(Ok(Ok(found))) => maps.take(found, |url| robots.allow(url)),
                 Ok(Ok(Err(error)) | Err(ScrapeError::Fetch(error))) => {
                     maps.miss(&file, &chain(&error), error.is_fatal());

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use umbel::{Acquired, BrokerError, Client, LimitRules, Permit};
+use umbel::{Acquired, Ahead, BrokerError, Client, LimitRules, Permit};
 use url::Url;
 
 use crate::visit::Patience;
@@ -22,6 +22,10 @@ const LEASE: Duration = Duration::from_secs(120);
 /// A turn that comes sooner than this is waited for in place; a later one is better deferred, while
 /// the worker does other work.
 pub(crate) const WAITED_FOR: Duration = Duration::from_secs(2);
+
+/// The turn of a request that a redirect asks for is booked so far ahead, before those who have not
+/// begun: a host that is visited once a second gives it within two, were another redirected there too.
+pub(crate) const BOOKED_AHEAD: Duration = Duration::from_secs(5);
 
 /// How long a host is left alone that says it is asked too much and not for how long.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -52,18 +56,27 @@ impl Politeness {
         if every.is_zero() { rules } else { rules.at_once(AT_ONCE) }
     }
 
-    /// Asks for a turn, and waits for it if it comes soon.
+    /// Asks for a turn, and waits for it if it comes soon. A redirect has its turn `ahead` of others.
     pub async fn turn(
         self,
         client: &Client,
         url: &Url,
         is_own: bool,
         patience: Patience,
+        ahead: Option<Ahead>,
     ) -> Result<Turn, BrokerError> {
-        let rules = self.rules(is_own, patience.delay);
+        let (mut rules, host) = (self.rules(is_own, patience.delay), host(url));
+        if matches!(ahead, Some(Ahead::AtTheLatest(_))) {
+            // Its place there is held from before; only the time of it is taken.
+            rules = rules.any_at_once();
+        }
         let until = Instant::now() + patience.in_place;
         loop {
-            match client.acquire(HOSTS, &host(url), &rules).await? {
+            let answer = match ahead {
+                None => client.acquire(HOSTS, &host, &rules).await?,
+                Some(ahead) => client.book(HOSTS, &host, &rules, ahead).await?,
+            };
+            match answer {
                 Acquired::Granted(permit) => return Ok(Turn::Now(permit)),
                 Acquired::NotBefore(at) if at > until => {
                     return Ok(Turn::Later(at.saturating_duration_since(Instant::now())));
@@ -89,7 +102,7 @@ impl Politeness {
 }
 
 /// Two services of one name are two hosts.
-fn host(url: &Url) -> String {
+pub(crate) fn host(url: &Url) -> String {
     let name = url.host_str().unwrap_or_default();
     url.port().map_or(name.to_owned(), |port| format!("{name}:{port}"))
 }

@@ -24,7 +24,7 @@ use url::Url;
 use crate::{
     App, address, enqueue,
     error::{ScrapeError, told_of_end},
-    fetch::{FetchError, FetchedPage, Reading},
+    fetch::{FetchError, FetchedPage, Hop, Reading},
     pages::{Attempt, PageRun, Place, Scraped, Trouble},
     paid::through_scraperapi,
     politeness::WAITED_FOR,
@@ -162,11 +162,13 @@ impl ScrapePage {
         let (app, url) = (ctx.app(), &self.url);
         let delay = robots.crawl_delay_s.map(Duration::from_secs_f32);
         let patience = Patience { delay, in_place: WAITED_FOR };
-        visit(ctx, url, patience, async {
+        let source = &source;
+        visit(ctx, url, patience, TIME_LIMIT, |trail| async move {
             match source {
-                Source::Direct => Ok(app.fetcher.read_page(url, Reading::Whole).await?),
+                Source::Direct => Ok(app.fetcher.read_page(&trail, Reading::Whole).await?),
+                // It follows redirects itself.
                 Source::ScraperApi(options) => {
-                    through_scraperapi(app, url, &options, attempt.page.id).await
+                    through_scraperapi(app, url, options, attempt.page.id).await.map(Hop::Arrived)
                 }
             }
         })

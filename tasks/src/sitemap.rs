@@ -14,7 +14,7 @@ use lol_html::{HtmlRewriter, MemorySettings, Settings, comments, element, end_ta
 use url::Url;
 
 use crate::{
-    fetch::{FetchError, Fetcher},
+    fetch::{FetchError, Fetcher, Hop, Trail},
     metadata::MAX_URL_BYTES,
 };
 
@@ -99,11 +99,11 @@ impl Maps {
     }
 }
 
-/// Reads one sitemap.
-pub(crate) async fn read(fetcher: &Fetcher, file: &Url) -> Result<Found, FetchError> {
+/// Reads one sitemap, if it is where the trail is.
+pub(crate) async fn read(fetcher: &Fetcher, trail: &Trail) -> Result<Hop<Found>, FetchError> {
     let mut reader = Reader::new();
-    let read = fetcher.read_file(file, MAX_FILE_BYTES, |bytes| reader.write(bytes)).await?;
-    Ok(Found { at: Some(read.final_url), ..reader.end() })
+    let read = fetcher.read_file(trail, MAX_FILE_BYTES, |bytes| reader.write(bytes)).await?;
+    Ok(read.map(|file| Found { at: Some(file.final_url), ..reader.end() }))
 }
 
 /// What one file names.

@@ -67,7 +67,7 @@ pub use settings::{Setting, SettingsError};
 pub use umbel_api::{Claims, FieldError, JsonBody, Problem, Scope};
 pub use umbel_beat::{Schedule, Timetable, TimetableError, cron, every};
 pub use umbel_broker::{
-    Acquired, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError, limit::no_room,
+    Acquired, Ahead, BrokerError, Client, LimitRules, Permit, TaskHandle, WaitError, limit::no_room,
 };
 pub use umbel_proto::{Priority, RetryPolicy, Task, TaskId, TaskOptions, TaskState};
 pub use umbel_store::{Db, Migration, StoreError, Tx};

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use self::endless::{Endless, HEAD};
-use super::*;
+use super::{tests::read, *};
 
 /// Every one of them must be refused before anything is connected to. The names lead where
 /// [`NAMES`] says.
@@ -185,7 +185,7 @@ fn fetcher_with(settings: FetchSettings, lookup: impl Lookup) -> Fetcher {
 }
 
 async fn fetch(fetcher: &Fetcher, url: &str) -> Result<FetchedPage, FetchError> {
-    fetcher.read_page(&url.parse().unwrap(), Reading::Whole).await
+    read(fetcher, &url.parse().unwrap(), Reading::Whole).await
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn no_hostile_address_is_fetched_or_handed_to_others() {
     for text in HOSTILE {
         // What is no address at all never becomes a task.
         let Ok(url) = text.parse::<Url>() else { continue };
-        let error = fetcher.read_page(&url, Reading::Whole).await.unwrap_err();
+        let error = read(&fetcher, &url, Reading::Whole).await.unwrap_err();
         assert!(matches!(error, FetchError::Refused(_)) && error.is_fatal(), "{text}: {error:?}");
         assert_eq!(error.class(), "refused");
         let error = fetcher.check_target(&url).await.unwrap_err();

@@ -50,7 +50,22 @@ impl House {
     }
 
     async fn fetch(&self, path: &str) -> Result<FetchedPage, FetchError> {
-        self.fetcher.read_page(&self.url(path), Reading::Whole).await
+        read(&self.fetcher, &self.url(path), Reading::Whole).await
+    }
+}
+
+/// The page that an address leads to, by whichever way.
+pub(super) async fn read(
+    fetcher: &Fetcher,
+    url: &Url,
+    reading: Reading,
+) -> Result<FetchedPage, FetchError> {
+    let mut trail = fetcher.trail(url, fetcher.settings.timeout);
+    loop {
+        match fetcher.read_page(&trail, reading).await? {
+            Hop::Arrived(page) => return Ok(page),
+            Hop::Moved { to, .. } => trail.moved(to)?,
+        }
     }
 }
 
@@ -203,7 +218,7 @@ async fn loopback_is_refused_unless_the_settings_name_it() {
             "only http and https are fetched, not `file`".into(),
         ),
     ] {
-        let error = fetcher.read_page(&url.parse().unwrap(), Reading::Whole).await.unwrap_err();
+        let error = read(fetcher, &url.parse().unwrap(), Reading::Whole).await.unwrap_err();
         assert!(matches!(error, FetchError::Refused(_)) && error.is_fatal(), "{url}: {error:?}");
         assert_eq!(error.to_string(), reason, "{url}");
     }
@@ -377,12 +392,12 @@ async fn a_response_that_breaks_off_and_a_host_that_is_not_there_are_worth_anoth
             "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 1000\r\n\r\n<title>";
         stream.write_all(head.as_bytes()).await.unwrap();
     });
-    let broken = fetcher.read_page(&url, Reading::Whole).await.unwrap_err();
+    let broken = read(&fetcher, &url, Reading::Whole).await.unwrap_err();
     assert!(matches!(broken, FetchError::Broken(_)) && !broken.is_fatal());
     half.await.unwrap();
 
     // The listener went with its task.
-    let gone = fetcher.read_page(&url, Reading::Whole).await.unwrap_err();
+    let gone = read(&fetcher, &url, Reading::Whole).await.unwrap_err();
     assert!(matches!(gone, FetchError::Unreachable(_)) && !gone.is_fatal());
     for error in [broken, gone] {
         assert!(!format!("{error:?}").contains("hush"), "{error:?}");

@@ -7,18 +7,21 @@ use std::future::Future;
 use umbel::telemetry::{self, Fetch};
 use url::Url;
 
-use super::FetchError;
+use super::{FetchError, Hop};
 
-/// Fetches in a span of its own. `told` says of what came its status, where it is known, and size.
+/// Makes one request in a span of its own. `told` says of what came its status, where it is known, and size.
 pub(crate) async fn traced<T>(
     url: &Url,
-    fetch: impl Future<Output = Result<T, FetchError>>,
+    fetch: impl Future<Output = Result<Hop<T>, FetchError>>,
     told: impl FnOnce(&T) -> (Option<u16>, usize),
-) -> Result<T, FetchError> {
+) -> Result<Hop<T>, FetchError> {
     telemetry::fetch(url.host_str().unwrap_or_default(), async {
         let fetched = fetch.await;
         let fetch = match &fetched {
-            Ok(what) => {
+            Ok(Hop::Moved { status, .. }) => {
+                Fetch { status: Some(*status), bytes: 0, failed: None }
+            }
+            Ok(Hop::Arrived(what)) => {
                 let (status, bytes) = told(what);
                 Fetch { status, bytes: bytes as u64, failed: None }
             }

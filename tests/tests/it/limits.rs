@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use umbel_broker::{Acquired, BrokerError, BrokerSettings, Client, LimitRules, Permit};
+use umbel_broker::{Acquired, Ahead, BrokerError, BrokerSettings, Client, LimitRules, Permit};
 use umbel_proto::{Task, TaskOptions};
 use umbel_tests::{
     chaos::{
@@ -247,6 +247,45 @@ async fn those_who_are_refused_are_told_to_come_one_after_the_other() {
     }
     let furthest = waits.iter().copied().fold(0.0, f64::max);
     assert!(furthest <= 70.0, "nobody is sent away for longer than there is room: {waits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_is_booked_comes_before_those_who_wait_and_they_come_after_it() {
+    let redis = RedisServer::start();
+    let client = client(&redis);
+    let book =
+        async |rules: &LimitRules, ahead| client.book("host", "a", rules, ahead).await.unwrap();
+    let ms = Duration::from_millis;
+    let rules = LimitRules::new().every(ms(600));
+    let began = Instant::now();
+    let _first = granted(&client, &rules).await;
+    let _told = told_to_wait(&client, &rules).await;
+    let soon = book(&rules, Ahead::Within(ms(50))).await;
+    assert!(matches!(soon, Acquired::NotBefore(_)), "its turn comes later than that");
+    let (one, other) = tokio::join!(
+        book(&rules, Ahead::Within(ms(5_000))),
+        book(&rules, Ahead::Within(ms(5_000))),
+    );
+    assert!(matches!((one, other), (Acquired::Granted(_), Acquired::Granted(_))));
+    // Beside the first, two turns of which the later was waited for.
+    assert!((ms(1_150)..ms(2_500)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    let next = told_to_wait(&client, &rules).await;
+    assert!(next > ms(100), "{next:?}");
+
+    // Who will not wait for long goes on, and all others wait from then on.
+    let rare = LimitRules::new().every(Duration::from_secs(60));
+    let began = Instant::now();
+    assert!(matches!(book(&rare, Ahead::AtTheLatest(ms(700))).await, Acquired::Granted(_)));
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert!(told_to_wait(&client, &rare).await > Duration::from_secs(20));
+
+    // A pause that comes meanwhile is heeded.
+    let (late, paused) = tokio::join!(book(&rare, Ahead::AtTheLatest(ms(500))), async {
+        tokio::task::yield_now().await;
+        client.pause_limit("host", "a", Duration::from_secs(60)).await
+    });
+    paused.unwrap();
+    assert!(matches!(late, Acquired::NotBefore(_)), "the key is paused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

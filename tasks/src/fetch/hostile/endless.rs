@@ -85,9 +85,9 @@ async fn only_as_much_is_transferred_as_is_wanted() {
     let settings = FetchSettings { timeout: Duration::from_secs(60), ..settings() };
     let host = Endless::start(&body, &filler, Duration::from_millis(1), settings).await;
     let url = host.url.parse().unwrap();
-    let page = host.fetcher.read_page(&url, Reading::Head).await.unwrap();
+    let page = read(&host.fetcher, &url, Reading::Head).await.unwrap();
     assert_eq!(page.page.metadata.title.as_deref(), Some("Only this"));
     assert!(page.truncated && page.bytes < 64 * 1024, "{} bytes", page.bytes);
-    let whole = host.fetcher.read_page(&url, Reading::Whole).await.unwrap();
+    let whole = read(&host.fetcher, &url, Reading::Whole).await.unwrap();
     assert_eq!((whole.bytes, whole.truncated), (2 << 20, true));
 }
