@@ -57,7 +57,7 @@ impl Town {
     }
 
     fn token(&self) -> String {
-        let output = self.launch(&["token"]).output();
+        let output = self.launch(&["token", "--scopes", "admin"]).output();
         assert!(output.status.success());
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
