@@ -184,6 +184,15 @@ impl Drop for Process {
     }
 }
 
+/// Waits until the API on this port of loopback says that it is ready.
+pub async fn api_ready(http: &reqwest::Client, port: u16) {
+    eventually("the API is ready", async || {
+        let answer = http.get(format!("http://127.0.0.1:{port}/readyz")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+}
+
 /// The children of a process.
 pub fn children(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

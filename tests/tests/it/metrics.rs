@@ -9,7 +9,7 @@ use umbel_broker::{BrokerSettings, Client};
 use umbel_tests::{
     chaos::probe::{Act, Trial},
     eventually::{eventually, within},
-    process::{Launch, Process, free_port},
+    process::{Launch, Process, api_ready, free_port},
     services::{PostgresServer, RedisServer, TestDatabase},
 };
 
@@ -64,11 +64,7 @@ impl Town {
     }
 
     async fn ready(&self) {
-        eventually("the API is ready", async || {
-            let url = format!("http://127.0.0.1:{}/readyz", self.port);
-            self.http.get(url).send().await.ok()?.status().is_success().then_some(())
-        })
-        .await;
+        api_ready(&self.http, self.port).await;
     }
 
     async fn post(&self, path: &str, body: Value) {

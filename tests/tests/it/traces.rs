@@ -8,7 +8,7 @@ use umbel_tests::{
     eventually::{eventually, within},
     otlp::{Collector, Span},
     pages::Pages,
-    process::{Launch, Process, free_port},
+    process::{Launch, Process, api_ready, free_port},
     services::{PostgresServer, RedisServer, TestDatabase},
 };
 
@@ -60,17 +60,24 @@ impl Town {
         self.launch(&[role]).start()
     }
 
+    /// A role of the probes, which says nothing of its name.
+    fn probe(&self, role: &str) -> Process {
+        Launch::new("umbel-probe", &[role])
+            .env("REDIS_URL", self.redis.url())
+            .env("JWT_SECRET", SECRET)
+            .env("PORT", self.port)
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", self.collector.url())
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+            .start()
+    }
+
     fn migrate(&self) {
         let output = self.launch(&["migrate"]).output();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
     async fn ready(&self) {
-        eventually("the API is ready", async || {
-            let url = format!("http://127.0.0.1:{}/readyz", self.port);
-            self.http.get(url).send().await.ok()?.status().is_success().then_some(())
-        })
-        .await;
+        api_ready(&self.http, self.port).await;
     }
 
     /// Enqueues over HTTP, below the caller's span.
@@ -205,16 +212,7 @@ async fn the_trace_of_a_scrape_leads_from_http_to_sql_over_two_processes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_is_of_the_same_trace_and_links_to_the_run_that_failed() {
     let town = Town::start().await;
-    let probe = |role: &str| {
-        Launch::new("umbel-probe", &[role])
-            .env("REDIS_URL", town.redis.url())
-            .env("JWT_SECRET", SECRET)
-            .env("PORT", town.port)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", town.collector.url())
-            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
-            .start()
-    };
-    let (api, first) = (probe("api"), probe("worker"));
+    let (api, first) = (town.probe("api"), town.probe("worker"));
     town.ready().await;
     let id = town.enqueue("trial", json!({"act": {"fail": 1}}), "01").await;
     let spans = town
@@ -246,16 +244,7 @@ async fn a_retry_is_of_the_same_trace_and_links_to_the_run_that_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_caller_does_not_trace_is_not_traced_and_costs_no_span() {
     let town = Town::start().await;
-    let probe = |role: &str| {
-        Launch::new("umbel-probe", &[role])
-            .env("REDIS_URL", town.redis.url())
-            .env("JWT_SECRET", SECRET)
-            .env("PORT", town.port)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", town.collector.url())
-            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
-            .start()
-    };
-    let (api, worker) = (probe("api"), probe("worker"));
+    let (api, worker) = (town.probe("api"), town.probe("worker"));
     town.ready().await;
     town.enqueue("trial", json!({"act": "go"}), "00").await;
     eventually("its end", async || worker.log().contains("succeeded").then_some(())).await;

@@ -18,7 +18,7 @@ use umbel_tests::{
     deployment::Deployment,
     eventually::{eventually, eventually_eq, within},
     pages::Pages,
-    process::{Launch, Process, free_port, is_alive, send},
+    process::{Launch, Process, api_ready, free_port, is_alive, send},
     services::{PgBouncer, PostgresServer, RedisServer, TestDatabase},
 };
 
@@ -63,12 +63,7 @@ impl Town {
     }
 
     async fn ready(&self) {
-        eventually("the API is ready", async || {
-            let url = format!("http://127.0.0.1:{}/readyz", self.port);
-            let answer = self.http.get(url).send().await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        api_ready(&self.http, self.port).await;
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {

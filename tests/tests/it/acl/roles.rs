@@ -5,7 +5,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use umbel_tests::{
     eventually::eventually,
-    process::{Launch, Process, free_port},
+    process::{Launch, Process, api_ready, free_port},
     services::RedisServer,
 };
 
@@ -36,11 +36,7 @@ impl Town {
         let token = String::from_utf8(token).unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let at = |path: &str| format!("http://127.0.0.1:{}{path}", self.port);
-        eventually("the API is ready", async || {
-            let answer = http.get(at("/readyz")).send().await.ok()?;
-            answer.status().is_success().then_some(())
-        })
-        .await;
+        api_ready(&http, self.port).await;
         let body = json!({"args": {"name": "Ada"}});
         let posted = http.post(at("/v1/tasks/greet")).bearer_auth(token.trim()).json(&body);
         let posted = posted.send().await.unwrap();

@@ -9,7 +9,7 @@ use umbel_tests::{
     eventually::{eventually, within},
     otlp::Collector,
     pages::Pages,
-    process::{Launch, Process, children, free_port},
+    process::{Launch, Process, api_ready, children, free_port},
     scraperapi::FakeScraperApi,
     services::{PostgresServer, RedisServer},
 };
@@ -190,11 +190,7 @@ async fn no_secret_is_told_or_kept_while_the_house_works_and_while_its_services_
     let token = String::from_utf8(token.stdout).unwrap().trim().to_owned();
     let umbel = cage.launch(&["up"]).start();
     let admin = Admin { cage: &cage, http: reqwest::Client::new(), token };
-    eventually("the API is ready", async || {
-        let url = format!("http://127.0.0.1:{}/readyz", cage.port);
-        admin.http.get(url).send().await.ok()?.status().is_success().then_some(())
-    })
-    .await;
+    api_ready(&admin.http, cage.port).await;
     let mut heard = Heard::default();
 
     // A page by ScraperAPI, after an error of it; one that it does not get; a dead letter.
