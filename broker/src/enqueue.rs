@@ -309,7 +309,9 @@ impl Client {
         let mut answers = Vec::with_capacity(tasks.len());
         let (mut left, mut calls) = (batches(tasks), FuturesOrdered::new());
         loop {
-            while calls.len() < IN_FLIGHT
+            // The first one alone: where it has to bring the script, the next would overtake it.
+            let most = if answers.is_empty() { 1 } else { IN_FLIGHT };
+            while calls.len() < most
                 && let Some(batch) = left.next()
             {
                 calls.push_back(self.submit_of_queue(batch));
