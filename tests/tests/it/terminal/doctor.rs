@@ -1,12 +1,14 @@
 //! `doctor` names what is wrong, and nothing where nothing is: each on real servers with real settings.
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
 use umbel_broker::{BrokerSettings, Client};
 use umbel_tests::{
     chaos::shim::Shim,
     process::Launch,
     proxy::Proxy,
-    services::{PgBouncer, PostgresServer, RedisServer},
+    services::{PgBouncer, PostgresServer, RedisServer, TestDatabase},
 };
 
 use super::text;
@@ -17,9 +19,24 @@ fn redis(options: &[&str]) -> RedisServer {
     RedisServer::start_with(&[], &[&MEMORY[..], options].concat())
 }
 
+/// The tables of the probes.
+fn migrate(url: &str) {
+    let output = Launch::new("umbel-probe", &["migrate"]).env("DATABASE_URL", url).output();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+/// A database with the tables.
+fn database() -> TestDatabase<'static> {
+    let database = PostgresServer::shared().database();
+    migrate(&database.url());
+    database
+}
+
 /// All that is set as it should be; a test sets one thing otherwise.
 fn well(redis: &RedisServer) -> Launch {
+    static MADE: OnceLock<()> = OnceLock::new();
     let database = PostgresServer::shared().url();
+    MADE.get_or_init(|| migrate(&database));
     Launch::new("umbel-probe", &["doctor", "--json"])
         .env("REDIS_URL", redis.url())
         .env("DATABASE_URL", database)
@@ -169,7 +186,7 @@ fn the_pool_is_larger_than_what_postgres_gives() {
 #[test]
 fn the_pooler_takes_no_transactions() {
     let redis = redis(&[]);
-    let database = PostgresServer::shared().database();
+    let database = database();
     let pooler = PgBouncer::start_in_statement_mode(PostgresServer::shared());
     let launch = well(&redis).env("DATABASE_URL", pooler.url(&database));
     names(&launch, "problem", "postgres-pooler", &["statement mode"]);
@@ -178,7 +195,7 @@ fn the_pooler_takes_no_transactions() {
 #[test]
 fn a_transaction_pooler_is_fine() {
     let redis = redis(&[]);
-    let database = PostgresServer::shared().database();
+    let database = database();
     // With a single connection for all, too.
     for connections in [2, 1] {
         let pooler = PgBouncer::start(PostgresServer::shared(), connections);
@@ -194,7 +211,7 @@ fn a_transaction_pooler_is_fine() {
 #[test]
 fn a_pooler_stands_where_migrations_were_to_go_past_it() {
     let redis = redis(&[]);
-    let database = PostgresServer::shared().database();
+    let database = database();
     let pooler = PgBouncer::start(PostgresServer::shared(), 2);
     let url = pooler.url(&database);
     let launch = well(&redis).env("DATABASE_URL", &url).env("DATABASE_DIRECT_URL", &url);
@@ -213,7 +230,7 @@ fn postgres_is_reached_directly() {
 #[tokio::test]
 async fn what_cannot_be_told_of_the_way_is_said_so() {
     let redis = redis(&[]);
-    let (server, database) = (PostgresServer::shared(), PostgresServer::shared().database());
+    let (server, database) = (PostgresServer::shared(), database());
     // As a load balancer does, or the mapping of a container's port.
     let between = Proxy::start(server.port(), 1).await;
     let port = between.port();
@@ -226,7 +243,7 @@ async fn what_cannot_be_told_of_the_way_is_said_so() {
 #[test]
 fn a_session_pooler_has_enough_connections_or_runs_out() {
     let redis = redis(&[]);
-    let database = PostgresServer::shared().database();
+    let database = database();
     let through = |connections| {
         let pooler = PgBouncer::start_in_session_mode(PostgresServer::shared(), connections);
         let launch = well(&redis).env("DATABASE_URL", pooler.url(&database));
@@ -247,10 +264,11 @@ fn a_session_pooler_has_enough_connections_or_runs_out() {
 #[test]
 fn the_pooler_passes_no_setting_of_a_session_on() {
     let redis = redis(&[]);
-    let database = PostgresServer::shared().database();
+    let database = database();
     let pooler = PgBouncer::start(PostgresServer::shared(), 2);
-    let asks = |url: String| well(&redis).env("DATABASE_URL", url + "?options[search_path]=jobs");
-    let parts = ["options[search_path]", "does not pass it on", "alter role"];
+    let asks =
+        |url: String| well(&redis).env("DATABASE_URL", url + "?options[timezone]=Asia/Tokyo");
+    let parts = ["options[timezone]", "does not pass it on", "alter role"];
     names(&asks(pooler.url(&database)), "warning", "postgres-options", &parts);
     assert_eq!(findings(&asks(database.url())), (Some(0), Vec::new()));
 }
@@ -258,10 +276,47 @@ fn the_pooler_passes_no_setting_of_a_session_on() {
 #[test]
 fn migrations_would_go_to_another_database() {
     let redis = redis(&[]);
-    let (one, other) = (PostgresServer::shared().database(), PostgresServer::shared().database());
+    let (one, other) = (database(), database());
     let launch =
         well(&redis).env("DATABASE_URL", one.url()).env("DATABASE_DIRECT_URL", other.url());
     names(&launch, "problem", "postgres-direct", &["another database", other.name()]);
+}
+
+#[test]
+fn the_tables_are_not_those_of_this_program() {
+    let redis = redis(&[]);
+    let (database, empty) =
+        (PostgresServer::shared().database(), PostgresServer::shared().database());
+    // The scraper, which has tables.
+    let scraper = |database: &str, args: &[&str]| {
+        Launch::new("umbel", args)
+            .env("REDIS_URL", redis.url())
+            .env("DATABASE_URL", database)
+            .env("DATABASE_MAX_CONNECTIONS", 10)
+            .env("JWT_SECRET", "0123456789abcdef0123456789abcdef")
+            .env("GRACE", "10m")
+    };
+    let doctor = scraper(&database.url(), &["doctor", "--json"]);
+    names(&doctor, "problem", "migrations", &["never made", "`umbel migrate`"]);
+    assert!(scraper(&database.url(), &["migrate"]).output().status.success());
+    assert_eq!(findings(&doctor), (Some(0), Vec::new()));
+
+    let newer = "insert into umbel_migrations values ('scraper', 99999999, 'next', '')";
+    database.sql(newer);
+    names(&doctor, "warning", "migrations", &["newer than this program", "99999999 (next)"]);
+    database.sql("delete from umbel_migrations where version = 99999999");
+    let last = "(select max(version) from umbel_migrations where owner = 'scraper')";
+    database.sql(&format!("delete from umbel_migrations where version = {last}"));
+    names(&doctor, "warning", "migrations", &["older than this program: 1 migrations wait"]);
+    database.sql("update umbel_migrations set checksum = '' where owner = 'umbel'");
+    let (_, found) = findings(&doctor);
+    assert_eq!(found[0].0, "problem", "{found:?}");
+    assert!(found[0].2.contains("changed after they had been applied"), "{found:?}");
+    // The way of migrations is looked at, not that of the roles.
+    let other =
+        scraper(&database.url(), &["doctor", "--json"]).env("DATABASE_DIRECT_URL", empty.url());
+    let (_, found) = findings(&other);
+    assert!(found.iter().any(|(_, _, told)| told.contains("never made")), "{found:?}");
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod pooler;
 mod postgres;
 mod redis;
 mod settings;
+mod tables;
 mod work;
 
 use std::fmt;
@@ -88,6 +89,10 @@ pub(super) async fn run<S: Clone + Send + Sync + 'static>(
     let has_tables = !application.migrations.is_empty();
     let (of_postgres, way) = postgres::examine(settings, has_tables).await;
     findings.extend(of_postgres);
+    // Where it cannot be reached, that is enough to know.
+    if let (true, Some(_), Ok(Some(store))) = (has_tables, way, settings.database.store_direct()) {
+        findings.extend(tables::examine(&store, application.name, application.migrations).await);
+    }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let found = Found { problems: count(Level::Problem), warnings: count(Level::Warning) };
     let shown = json!({
