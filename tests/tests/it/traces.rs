@@ -53,6 +53,8 @@ impl Town {
             .env("SCRAPE_ALLOW_PRIVATE", "127.0.0.1")
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", self.collector.url())
             .env("OTEL_SERVICE_NAME", "scraper-of-tests")
+            .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=tests")
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-collector-key=k3y")
             .env("OTEL_BSP_SCHEDULE_DELAY", "50")
     }
 
@@ -198,11 +200,13 @@ async fn the_trace_of_a_scrape_leads_from_http_to_sql_over_two_processes() {
     assert_eq!(fetch["server.address"], "127.0.0.1");
     for span in &spans {
         assert_eq!(span.resource["service.name"], "scraper-of-tests");
+        assert_eq!(span.resource["deployment.environment.name"], "tests");
         assert_eq!(span.events, 0, "log lines are no part of a trace");
         if span.attributes.contains_key("db.operation.name") {
             assert_eq!(span.attributes["db.system.name"], "postgresql");
         }
     }
+    assert_eq!(town.collector.header("x-collector-key").as_deref(), Some("k3y"));
     // Neither addresses nor what stands in statements.
     let heard = town.collector.heard();
     assert!(heard.contains("pages.scrape"));

@@ -24,8 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many connections of a session pooler are tried at most: for a moment others do without them.
 const TRIED_MAX: u32 = 20;
 
-/// What the store sets for each statement by itself, whatever the address says.
-const SET_ANYWAY: [&str; 2] = ["statement_timeout", "idle_in_transaction_session_timeout"];
+/// What is set for each connection or statement, whatever the address says.
+const SET_ANYWAY: [&str; 5] = [
+    "statement_timeout",
+    "idle_in_transaction_session_timeout",
+    "client_encoding",
+    "datestyle",
+    "timezone",
+];
 
 /// How a connection leads to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -225,7 +231,7 @@ pub(super) async fn lost_options(db: &Db, store: &StoreSettings) -> Vec<Finding>
     }
     let mut findings = Vec::new();
     for (name, value) in store.session_options().unwrap_or_default() {
-        if SET_ANYWAY.contains(&name.as_str()) {
+        if SET_ANYWAY.contains(&&*name.to_lowercase()) {
             continue;
         }
         let asked = Asked { name: &name, value: &value };
