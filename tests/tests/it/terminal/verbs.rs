@@ -9,10 +9,16 @@ use umbel_tests::{
     eventually::eventually,
     house::House,
     probe::{Act, LATER, Probe, shard},
+    process::Process,
     services::PostgresServer,
 };
 
 use super::{json as done, launch, refused, said};
+
+/// Which may do what no operator may.
+fn worker(house: &House) -> Process {
+    launch(house, &["worker"]).env("REDIS_URL", house.redis.url_as("worker")).start()
+}
 
 async fn lost(house: &House, count: usize) -> Vec<umbel_proto::TaskId> {
     let worker = house.worker(4);
@@ -148,7 +154,7 @@ async fn a_task_is_enqueued_for_a_moment_into_a_queue_and_its_result_waited_for(
     let record = house.client.task(&id.trim().parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((record.state, record.queue.as_str()), (TaskState::Scheduled, "upkeep"));
 
-    let worker = launch(&house, &["worker"]).start();
+    let worker = worker(&house);
     let wait = ["enqueue", "trial", r#"{"act": "go"}"#, "--wait", "20s"];
     let printed = said(&house, &wait);
     let (_, result) = printed.trim().split_once('\n').unwrap();
@@ -165,7 +171,7 @@ async fn what_is_done_by_hand_is_told_to_programs_too() {
     let id = enqueued["id"].as_str().unwrap();
     assert!(id.starts_with("upkeep-"), "{enqueued}");
     assert_eq!(done(&house, &["status", id])["state"], "queued");
-    let worker = launch(&house, &["worker"]).start();
+    let worker = worker(&house);
     let ran = done(&house, &["enqueue", "trial", r#"{"act": "go"}"#, "--wait", "20s"]);
     assert_eq!(ran["result"], 1, "{ran}");
     let well = done(&house, &["health", "worker"]);
