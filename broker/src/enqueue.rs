@@ -275,8 +275,17 @@ impl Client {
     /// otherwise. An error of the whole leaves other batches of 128 enqueued; with
     /// [`EnqueueMany::idempotency_keys`] the call can be repeated.
     pub fn enqueue_many<T: Task>(&self, tasks: impl IntoIterator<Item = T>) -> EnqueueMany<T> {
-        let new = tasks.into_iter().map(|task| NewTask::of(&task)).collect();
-        EnqueueMany { client: self.clone(), new, of: PhantomData }
+        let mut first: Option<NewTask> = None;
+        let new = tasks.into_iter().map(|task| match &first {
+            // Its names are checked, and shared by all.
+            Some(first) => Ok(NewTask { args: codec::encode(&task)?, ..first.clone() }),
+            None => {
+                let new = NewTask::of(&task)?;
+                first = Some(NewTask { args: Vec::new(), ..new.clone() });
+                Ok(new)
+            }
+        });
+        EnqueueMany { client: self.clone(), new: new.collect(), of: PhantomData }
     }
 
     /// Enqueues one task whose type is not known here. Callers at the same time share calls.

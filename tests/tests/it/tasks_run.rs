@@ -54,6 +54,18 @@ async fn what_was_enqueued_before_the_first_worker_came_is_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_enqueued_by_several_calls_at_once_is_run_in_its_order() {
+    let house = House::start();
+    let names: Vec<String> = (0..600).map(|n| format!("n{n}")).collect();
+    let probes = names.iter().map(|name| Probe::new(name, Act::Ok));
+    let handles = house.client.enqueue_many(probes).await.unwrap();
+    let worker = house.worker(1);
+    handles.last().unwrap().as_ref().unwrap().wait(LONG).await.unwrap();
+    assert_eq!(house.record.order(), names);
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_states_of_a_tracked_task_can_be_read_as_it_goes() {
     let house = House::start();
     let handle = house.client.enqueue(Probe::new("a", Act::Hold)).await.unwrap();
