@@ -166,7 +166,7 @@ impl Beat {
         let records = self.entries.iter().map(|Watched { entry, .. }| EntryRecord {
             name: entry.name.clone(),
             schedule: entry.schedule.to_string(),
-            zone: entry.schedule.zone().map(|zone| zone.to_string()),
+            zone: entry.schedule.zone(),
             task: entry.task.task.clone(),
             queue: entry.task.queue.clone(),
             seen: Some(now),

@@ -1,9 +1,8 @@
 //! When something is to happen: every so often, or by a cron pattern in a time zone. Pure.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, TimeZone, Utc};
 use croner::{
     Cron,
     errors::CronError,
@@ -17,7 +16,8 @@ use croner::{
 #[derive(Debug, Clone)]
 pub struct Schedule {
     rule: Rule,
-    zone: Option<Tz>,
+    /// That of an interval is refused by a timetable.
+    zone: Option<Arc<dyn Zone>>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,11 +65,14 @@ pub fn cron(pattern: &str) -> Result<Schedule, ScheduleError> {
 }
 
 impl Schedule {
-    /// The time zone in which a cron pattern is read. Default UTC.
+    /// The time zone in which a cron pattern is read, such as one of `chrono_tz`. Default UTC.
     ///
     /// Multiples of a period have no time zone: a timetable refuses `every(..).timezone(..)`.
-    pub fn timezone(mut self, zone: Tz) -> Self {
-        self.zone = Some(zone);
+    pub fn timezone<Z>(mut self, zone: Z) -> Self
+    where
+        Z: TimeZone + fmt::Debug + fmt::Display + Send + Sync + 'static,
+    {
+        self.zone = Some(Arc::new(zone));
         self
     }
 
@@ -81,10 +84,7 @@ impl Schedule {
                 let slot = now.timestamp_millis().div_euclid(period).checked_mul(period)?;
                 DateTime::from_timestamp_millis(slot)
             }
-            Rule::Cron { cron, .. } => {
-                let slot = cron.find_previous_occurrence(&self.wall_clock(now)?, true).ok()?;
-                Some(slot.to_utc())
-            }
+            Rule::Cron { cron, .. } => self.zone_or_utc().last(cron, whole_second(now)?),
         }
     }
 
@@ -96,18 +96,15 @@ impl Schedule {
                 let number = t.timestamp_millis().div_euclid(period).checked_add(1)?;
                 DateTime::from_timestamp_millis(number.checked_mul(period)?)
             }
-            Rule::Cron { cron, .. } => {
-                let slot = cron.find_next_occurrence(&self.wall_clock(t)?, false).ok()?;
-                Some(slot.to_utc())
-            }
+            Rule::Cron { cron, .. } => self.zone_or_utc().next(cron, whole_second(t)?),
         }
     }
 
     /// The time zone in which it is read; `None`: it is [`every`], which has none.
-    pub fn zone(&self) -> Option<Tz> {
+    pub fn zone(&self) -> Option<String> {
         match &self.rule {
             Rule::Every(_) => None,
-            Rule::Cron { .. } => Some(self.zone.unwrap_or(Tz::UTC)),
+            Rule::Cron { .. } => Some(self.zone_or_utc().to_string()),
         }
     }
 
@@ -127,11 +124,36 @@ impl Schedule {
         }
     }
 
-    /// `t` in the zone of the pattern, without the part of a second that no slot has.
-    fn wall_clock(&self, t: DateTime<Utc>) -> Option<DateTime<Tz>> {
-        let second = DateTime::from_timestamp(t.timestamp(), 0)?;
-        Some(second.with_timezone(&self.zone.unwrap_or(Tz::UTC)))
+    fn zone_or_utc(&self) -> &dyn Zone {
+        self.zone.as_deref().unwrap_or(&Utc)
     }
+}
+
+/// A time zone, whosever. A type that could be any of them would bring the tables of all: a megabyte
+/// in every process, also of those who name none.
+trait Zone: fmt::Debug + fmt::Display + Send + Sync {
+    /// The latest slot that is not after `t`.
+    fn last(&self, cron: &Cron, t: DateTime<Utc>) -> Option<DateTime<Utc>>;
+
+    /// The first slot after `t`.
+    fn next(&self, cron: &Cron, t: DateTime<Utc>) -> Option<DateTime<Utc>>;
+}
+
+impl<Z: TimeZone + fmt::Debug + fmt::Display + Send + Sync> Zone for Z {
+    fn last(&self, cron: &Cron, t: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let slot = cron.find_previous_occurrence(&t.with_timezone(self), true).ok()?;
+        Some(slot.to_utc())
+    }
+
+    fn next(&self, cron: &Cron, t: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let slot = cron.find_next_occurrence(&t.with_timezone(self), false).ok()?;
+        Some(slot.to_utc())
+    }
+}
+
+/// Without the part of a second that no slot has.
+fn whole_second(t: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(t.timestamp(), 0)
 }
 
 /// A slot more than once a second is a loop of its own, not a schedule.
@@ -157,7 +179,7 @@ impl fmt::Display for Schedule {
                     .unwrap_or(("ms", 1));
                 write!(f, "every {}{unit}", ms / size)
             }
-            Rule::Cron { text, .. } => write!(f, "cron {text} ({})", self.zone.unwrap_or(Tz::UTC)),
+            Rule::Cron { text, .. } => write!(f, "cron {text} ({})", self.zone_or_utc()),
         }
     }
 }
@@ -184,6 +206,7 @@ mod tests {
     use std::str::FromStr;
 
     use chrono::TimeDelta;
+    use chrono_tz::Tz;
     use proptest::{prelude::*, sample::select};
 
     use super::*;

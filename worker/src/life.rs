@@ -43,9 +43,6 @@ const FETCH_STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often a blocked read is asked to end; one ask can fall between two reads.
 const UNBLOCK_EVERY: Duration = Duration::from_millis(50);
 
-/// How often a worker that waits for its first answered heartbeat looks.
-const FIRST_BEAT_LOOK: Duration = Duration::from_millis(50);
-
 /// What all lives of a worker share.
 #[derive(Debug, Clone)]
 pub(crate) struct Body {
@@ -115,9 +112,9 @@ impl Life {
         let others = TaskTracker::new();
         others.spawn(turn(turns, beating.clone()));
         // A worker beats before its first read: who holds tasks can be seen to live.
-        while !pulse.is_fresh() && !stop.is_cancelled() && !pulse.ended.is_cancelled() {
-            sleep(FIRST_BEAT_LOOK).await;
-        }
+        // An error is that nobody beats: what ends this life at once.
+        let mut beats = pulse.beats.clone();
+        let _ = stop.run_until_cancelled(beats.wait_for(|_| pulse.is_fresh())).await;
 
         let client = body.client.clone();
         let held = Held::default();

@@ -13,8 +13,11 @@ use crate::Endpoints;
 /// How late a task may be that was enqueued after the last look.
 const TICK_EVERY: Duration = Duration::from_secs(3);
 
-/// Two ticks for one due time are spared by waiting at least this.
-const TICK_SOONEST: Duration = Duration::from_millis(5);
+/// Due times are whole milliseconds, and what is due within one is moved by one tick.
+const TICK_SOONEST: Duration = Duration::from_millis(1);
+
+/// Others move what is due here as well: many of them must not all come for each task.
+const TICK_SOONEST_IN_VAIN: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Promoter {
@@ -22,6 +25,14 @@ pub(crate) struct Promoter {
     shards: Vec<Shard>,
     endpoints: Endpoints,
     pauses: Pauses,
+}
+
+/// What one round over all queues came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    next_due: Option<DateTime<Utc>>,
+    /// Nothing was there to be moved.
+    in_vain: bool,
 }
 
 impl Promoter {
@@ -33,32 +44,33 @@ impl Promoter {
         let mut pause = Duration::ZERO;
         while stop.run_until_cancelled(sleep(pause)).await.is_some() {
             // A step that is left half way is done by others, or by the next worker here.
-            let Some(next) = stop.run_until_cancelled(self.step(Utc::now)).await else { return };
-            pause = pause_until(next, Utc::now());
+            let Some(step) = stop.run_until_cancelled(self.step(Utc::now)).await else { return };
+            pause = step.pause(Utc::now());
         }
     }
 
-    /// Moves all that is due; tells when the next is. `clock` is asked before each call of Redis, which
-    /// compares it with its own: a backlog may take longer than the two may differ.
-    pub async fn step(&self, clock: fn() -> DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let mut next = None;
+    /// Moves all that is due. `clock` is asked before each call of Redis, which compares it with its
+    /// own: a backlog may take longer than the two may differ.
+    pub async fn step(&self, clock: fn() -> DateTime<Utc>) -> Step {
+        let mut step = Step::default();
         for shard in &self.shards {
             match self.move_due(shard, clock).await {
-                Ok(next_due) => next = next.into_iter().chain(next_due).min(),
+                Ok(of_shard) => step = step.and(of_shard),
                 // The other queues' tasks must not wait for this one.
                 Err(error) => {
                     warn!(queue.name = %shard.queue(), %error, "could not move due tasks; trying again in {TICK_EVERY:?}");
                 }
             }
         }
-        next
+        step
     }
 
     async fn move_due(
         &self,
         shard: &Shard,
         clock: fn() -> DateTime<Utc>,
-    ) -> Result<Option<DateTime<Utc>>, BrokerError> {
+    ) -> Result<Step, BrokerError> {
+        let mut in_vain = true;
         loop {
             let now = clock();
             let tick = self.client.tick(shard, now).await?;
@@ -69,18 +81,19 @@ impl Promoter {
                 self.pauses.look(shard).await?;
             }
             match tick {
-                Tick::Moved { gone, next_due, parked, .. } => {
+                Tick::Moved { moved, gone, next_due, parked, .. } => {
+                    in_vain &= moved == 0;
                     if gone > 0 {
                         error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
                     }
                     self.unpark(shard, &parked).await?;
                     if !is_full {
-                        return Ok(next_due);
+                        return Ok(Step { next_due, in_vain });
                     }
                 }
                 Tick::Skewed { redis, .. } => {
                     error!(queue.name = %shard.queue(), %redis, here = %now, "the clocks here and of redis differ by more than 5 s; delayed tasks wait");
-                    return Ok(None);
+                    return Ok(Step::default());
                 }
             }
         }
@@ -97,11 +110,27 @@ impl Promoter {
     }
 }
 
-fn pause_until(next_due: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Duration {
-    next_due
-        .map(|due| (due - now).to_std().unwrap_or_default())
-        .unwrap_or(TICK_EVERY)
-        .clamp(TICK_SOONEST, TICK_EVERY)
+impl Default for Step {
+    fn default() -> Self {
+        Self { next_due: None, in_vain: true }
+    }
+}
+
+impl Step {
+    fn and(self, other: Self) -> Self {
+        Self {
+            next_due: self.next_due.into_iter().chain(other.next_due).min(),
+            in_vain: self.in_vain && other.in_vain,
+        }
+    }
+
+    fn pause(self, now: DateTime<Utc>) -> Duration {
+        let soonest = if self.in_vain { TICK_SOONEST_IN_VAIN } else { TICK_SOONEST };
+        self.next_due
+            .map(|due| (due - now).to_std().unwrap_or_default())
+            .unwrap_or(TICK_EVERY)
+            .clamp(soonest, TICK_EVERY)
+    }
 }
 
 #[cfg(test)]
@@ -111,10 +140,21 @@ mod tests {
     #[test]
     fn the_next_look_is_when_the_next_task_is_due() {
         let now = DateTime::from_timestamp_millis(1_790_000_000_000).unwrap();
-        let due = |ms| Some(now + chrono::Duration::milliseconds(ms));
-        assert_eq!(pause_until(due(800), now), Duration::from_millis(800));
-        assert_eq!(pause_until(due(-10), now), TICK_SOONEST);
-        assert_eq!(pause_until(due(60_000), now), TICK_EVERY);
-        assert_eq!(pause_until(None, now), TICK_EVERY);
+        let pause = |ms, in_vain| {
+            let next_due = Some(now + chrono::Duration::milliseconds(ms));
+            Step { next_due, in_vain }.pause(now)
+        };
+        assert_eq!(pause(800, true), Duration::from_millis(800));
+        assert_eq!(pause(-10, false), TICK_SOONEST);
+        assert_eq!(pause(60_000, false), TICK_EVERY);
+        assert_eq!(Step::default().pause(now), TICK_EVERY);
+    }
+
+    #[test]
+    fn who_comes_after_others_have_moved_all_lets_them_go_first_next_time() {
+        let now = DateTime::from_timestamp_millis(1_790_000_000_000).unwrap();
+        let of = |in_vain| Step { next_due: Some(now), in_vain };
+        assert_eq!(of(true).pause(now), TICK_SOONEST_IN_VAIN);
+        assert_eq!(of(true).and(of(false)).pause(now), TICK_SOONEST);
     }
 }

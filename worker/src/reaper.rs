@@ -4,7 +4,7 @@
 //! monotonic time, in enough answers, is silent.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::{Duration, Instant},
 };
 
@@ -31,12 +31,21 @@ const TOMBSTONE_KEPT: chrono::Duration = chrono::Duration::hours(24);
 /// So many workers look after all queues in a beat, however many there are.
 const LOOKERS: f64 = 3.0;
 
+/// How often a worker looks while the others neither come nor go: a queue that is new, or a consumer
+/// that never beat, is noticed this late.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+
+/// How long it looks with each beat once one has come, died or gone: longer than what can still be
+/// taken under a dead name takes to show.
+const STIRRED_FOR: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(crate) struct Reaper {
     client: Client,
     worker: String,
     pulse: Pulse,
     observations: Observations,
+    looks: Looks,
     /// Of every queue, its own or not, when this worker last looked.
     readers: Readers,
 }
@@ -51,7 +60,8 @@ struct Readers {
 impl Reaper {
     pub fn new(client: Client, worker: String, pulse: Pulse, lease: Duration) -> Self {
         let observations = Observations::new(lease);
-        Self { client, worker, pulse, observations, readers: Readers::default() }
+        let (looks, readers) = (Looks::default(), Readers::default());
+        Self { client, worker, pulse, observations, looks, readers }
     }
 
     /// Takes a step with each answered heartbeat.
@@ -78,9 +88,11 @@ impl Reaper {
     /// `chance` is drawn from `0.0 .. 1.0`.
     async fn step(&mut self, at: Instant, beats: &Beats, chance: f64) -> Result<(), BrokerError> {
         let alive = beats.of.values().filter(|beat| matches!(beat, Beat::Count(_))).count();
-        let looked = chance * (alive as f64) < LOOKERS;
+        let looked =
+            self.looks.are_due(at, beats, &self.worker) && chance * (alive as f64) < LOOKERS;
         if looked {
             self.look().await?;
+            self.looks.last = Some(at);
         }
         for (worker, observed) in
             self.observations.note(at, beats, &self.readers.names, &self.worker)
@@ -123,6 +135,33 @@ impl Reaper {
                 warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next beat");
             }
         }
+    }
+}
+
+/// When the queues are looked after: with each beat while something happens among the workers.
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Instant>,
+    /// The other workers as the last beat had them, and which of them are dead.
+    others: BTreeMap<String, bool>,
+    /// When that changed last.
+    stirred: Option<Instant>,
+}
+
+impl Looks {
+    fn are_due(&mut self, now: Instant, beats: &Beats, me: &str) -> bool {
+        let others = beats.of.iter().filter(|(worker, _)| *worker != me);
+        let others: BTreeMap<String, bool> = others
+            .map(|(worker, beat)| (worker.clone(), matches!(beat, Beat::Dead { .. })))
+            .collect();
+        if others != self.others {
+            self.others = others;
+            self.stirred = Some(now);
+        }
+        let within = |since: Option<Instant>, limit| {
+            since.is_some_and(|since| now.saturating_duration_since(since) < limit)
+        };
+        within(self.stirred, STIRRED_FOR) || !within(self.last, LOOK_EVERY)
     }
 }
 
@@ -231,6 +270,30 @@ mod tests {
             silent = observations.note(now, &count(value), &BTreeSet::new(), "me");
         }
         silent
+    }
+
+    #[test]
+    fn the_queues_are_looked_after_rarely_while_nobody_comes_or_dies() {
+        let mut looks = Looks::default();
+        let start = Instant::now();
+        let mut due = |second, beats: &Beats| {
+            let now = start + Duration::from_secs(second);
+            let due = looks.are_due(now, beats, "me");
+            if due {
+                looks.last = Some(now);
+            }
+            due
+        };
+        let alone = beats("me", Beat::Count("1".to_owned()));
+        assert!(due(0, &alone));
+        assert!(!due(3, &alone) && !due(18, &alone));
+        assert!(due(21, &alone));
+        for second in [24, 27, 81] {
+            assert!(due(second, &count("7")), "another has come");
+        }
+        assert!(!due(87, &count("8")));
+        let dead = beats("other", Beat::Dead { at: Utc::now(), cause: Cause::Silent });
+        assert!(due(90, &dead) && due(93, &dead), "it has died");
     }
 
     #[test]

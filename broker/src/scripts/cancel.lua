@@ -20,13 +20,13 @@ if packed then
     for _, name in ipairs(redis.call('ZRANGE', KEYS[8], 0, -1)) do
       local parked = prefix .. 'parked:' .. name
       if redis.call('ZSCORE', parked, id) then
-        ready(parked, KEYS[7], prefix, id)
+        ready(parked, KEYS[7], prefix, {id})
         list_parked(KEYS[8], parked, name)
         return {'queued', ''}
       end
     end
   end
-  ready(set, KEYS[7], prefix, id)
+  ready(set, KEYS[7], prefix, {id})
   return {'queued', ''}
 end
 return {state, state == 'running' and worker or ''}

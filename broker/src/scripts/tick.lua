@@ -14,9 +14,9 @@ if math.abs(ours - now) > tonumber(ARGV[4]) then return {'SKEW', ours, paused} e
 
 local moved, gone = 0, 0
 local function move_due(set)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most - moved - gone)) do
-    if ready(set, KEYS[7], prefix, id) then moved = moved + 1 else gone = gone + 1 end
-  end
+  local due = redis.call('ZRANGEBYSCORE', set, '-inf', now, 'LIMIT', 0, most - moved - gone)
+  local more, lost = ready(set, KEYS[7], prefix, due)
+  moved, gone = moved + more, gone + lost
 end
 
 move_due(KEYS[6])

@@ -4,9 +4,6 @@
 -- returns {moved, gone}
 local prefix, name = ARGV[1], ARGV[2]
 local set = prefix .. 'parked:' .. name
-local moved, gone = 0, 0
-for _, id in ipairs(redis.call('ZRANGE', set, 0, ARGV[3] - 1)) do
-  if ready(set, KEYS[6], prefix, id) then moved = moved + 1 else gone = gone + 1 end
-end
+local moved, gone = ready(set, KEYS[6], prefix, redis.call('ZRANGE', set, 0, ARGV[3] - 1))
 list_parked(KEYS[7], set, name)
 return {moved, gone}

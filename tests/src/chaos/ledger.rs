@@ -125,7 +125,11 @@ impl Ledger {
             ("XTRIM", _) => self.wrongs.push(Wrong::new("I1", key, "was trimmed")),
             ("XGROUP", _) => self.group(command),
             ("HSET", "waiting") => self.wait(command.word(2), true),
-            ("HDEL", "waiting") => self.wait(command.word(2), false),
+            ("HDEL", "waiting") => {
+                for n in 2..command.0.len() {
+                    self.wait(command.word(n), false);
+                }
+            }
             ("HSET", "info") => self.introduce(command),
             ("HSET", "heartbeat") if command.word(3).starts_with("dead") => {
                 self.declared.insert(command.word(2).to_owned());

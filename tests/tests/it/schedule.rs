@@ -41,7 +41,7 @@ const BROKEN: [(&str, &str, &str); 9] = [
     // Attempts begin again.
     ("settle", "'attempt', tonumber(t.attempt) + 1", "'attempt', 1"),
     // What is due is moved again.
-    ("tick", "redis.call('ZREM', set, id)", ""),
+    ("tick", "redis.call('ZREM', set, unpack(ids))", ""),
     // An enqueue that is asked again is another one.
     ("enqueue", "if key ~= '' then redis.call('SET'", "if false then redis.call('SET'"),
     // Who beats in between is declared dead all the same.
@@ -49,7 +49,7 @@ const BROKEN: [(&str, &str, &str); 9] = [
     // The dead are not told.
     ("heartbeat", "if value and string.sub(value, 1, 4) == 'dead' then return {'FENCED'} end", ""),
     // What is not parked any more is still kept.
-    ("unpark", "redis.call('HDEL', waiting, id)", ""),
+    ("unpark", "redis.call('HDEL', waiting, unpack(ids))", ""),
 ];
 
 /// What happened in a run.

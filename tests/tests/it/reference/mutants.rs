@@ -137,7 +137,7 @@ mutants! {
     }
     "cancel" {
         "what is delayed waits for its time though it is cancelled":
-            "  ready(set, KEYS[7], prefix, id)\n" => "",
+            "  ready(set, KEYS[7], prefix, {id})\n" => "",
             By(scenarios::cancels_what_waits_and_what_runs);
         "what is parked waits for a worker though it is cancelled":
             "if redis.call('ZSCORE', parked, id) then" => "if false then",
@@ -202,10 +202,10 @@ mutants! {
     }
     "tick" {
         "what was due stays due":
-            "redis.call('ZREM', set, id)" => "",
+            "redis.call('ZREM', set, unpack(ids))" => "",
             Chance(19);
         "what was due stays among what waits":
-            "redis.call('HDEL', waiting, id)" => "",
+            "redis.call('HDEL', waiting, unpack(ids))" => "",
             Chance(19);
         "everything is due":
             "set, '-inf', now, 'LIMIT'" => "set, '-inf', '+inf', 'LIMIT'",
@@ -214,7 +214,7 @@ mutants! {
             "> tonumber(ARGV[4])" => "> math.huge",
             Chance(6);
         "every task that becomes due is tracked":
-            "if redis.call('EXISTS', key) == 1 then" => "if true then",
+            "if known then queued(prefix, ids[i]) end" => "redis.call('HSET', records[i], 'state', 'queued')",
             Chance(23);
         "the list of names is not kept":
             "  list_parked(KEYS[8], set, name)\n" => "",
@@ -273,7 +273,7 @@ mutants! {
     }
     "unpark" {
         "what is not parked any more stays so":
-            "redis.call('ZREM', set, id)" => "",
+            "redis.call('ZREM', set, unpack(ids))" => "",
             By(scenarios::parks_twice);
         "the name stays in the list":
             "\nlist_parked(KEYS[7], set, name)" => "",
