@@ -6,8 +6,8 @@ use umbel_proto::{TaskId, TaskState};
 
 use crate::{
     BrokerError, Client,
-    enqueue::OWNER_LONGEST,
     keys::{self, Shard},
+    new_task::OWNER_LONGEST,
     script,
 };
 

@@ -6,7 +6,7 @@
 //! nothing, and who comes again goes the same way. A claim is kept anew with each repetition, for it must
 //! not end before what `enqueue` remembers.
 
-use crate::{BrokerError, Client, NewTask, enqueue::IDEMPOTENCY_TTL, keys};
+use crate::{BrokerError, Client, NewTask, keys, new_task::IDEMPOTENCY_TTL};
 
 impl Client {
     /// Claims the idempotency key of a task that is then to be submitted: the same key with another

@@ -35,10 +35,10 @@ pub enum BrokerError {
     #[error("idempotency key `{key}` was used for another call")]
     KeyConflict { key: String },
     /// The idempotency key is empty or too long.
-    #[error("an idempotency key has 1 to {} bytes", crate::enqueue::IDEMPOTENCY_KEY_LONGEST)]
+    #[error("an idempotency key has 1 to {} bytes", crate::new_task::IDEMPOTENCY_KEY_LONGEST)]
     IdempotencyKey,
     /// The name of who owns or cancels a task is too long.
-    #[error("the name of an owner has at most {} bytes", crate::enqueue::OWNER_LONGEST)]
+    #[error("the name of an owner has at most {} bytes", crate::new_task::OWNER_LONGEST)]
     Owner,
     /// A progress is too large.
     #[error("a progress has at most {} bytes", crate::cancel::PROGRESS_LONGEST)]

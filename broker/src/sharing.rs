@@ -10,8 +10,9 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     BrokerError, Client, Submitted,
-    enqueue::{IN_FLIGHT, Sealed, batch_of, unanswered},
+    enqueue::{IN_FLIGHT, batch_of, unanswered},
     keys::Shard,
+    new_task::Sealed,
 };
 
 type Answer = Result<Submitted, BrokerError>;
