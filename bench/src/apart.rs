@@ -4,6 +4,7 @@
 use std::{
     env, fs,
     io::Read,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread::sleep,
     time::{Duration, Instant},
@@ -98,14 +99,32 @@ impl Part {
     }
 }
 
+/// Enters the groups that stand before `--`, and becomes what stands behind it.
+const ENTER: &str = r#"set -e
+while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done
+shift; exec "$@""#;
+
 /// A process that is ended when this is dropped.
 #[derive(Debug)]
 pub struct Process(Child);
 
 impl Process {
     pub fn start(part: &Part) -> anyhow::Result<Self> {
-        let own = env::current_exe()?;
-        Ok(Self(Command::new(own).args(part.arguments()).stdin(Stdio::null()).spawn()?))
+        let mut own = Command::new(env::current_exe()?);
+        own.args(part.arguments());
+        Self::spawn(own)
+    }
+
+    /// In these control groups from its beginning, so that all of its memory counts.
+    pub fn start_within(part: &Part, groups: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(ENTER).arg("sh").args(groups).arg("--");
+        shell.arg(env::current_exe()?).args(part.arguments());
+        Self::spawn(shell)
+    }
+
+    pub fn spawn(mut command: Command) -> anyhow::Result<Self> {
+        Ok(Self(command.stdin(Stdio::null()).spawn()?))
     }
 
     /// How much memory it holds, in MB.

@@ -13,16 +13,20 @@
 //! | `processes` | drains by 1, 2 and 4 worker processes, and how busy Redis is meanwhile |
 //! | `memory` | what a queued task takes in Redis |
 //! | `aof` | enqueue and drain with the append-only file written every second |
-//! | `logs` | a drain while every task is logged |
+//! | `confined` | a drain by a worker with half a core and 512 MB, beside one without limits |
+//! | `observed` | drains with metrics, with traces of which none is taken, and while every task is logged |
 //! | `instructions` | what a task costs the client and the worker, counted by valgrind |
 //!
 //! Where Redis alone can do the same, `raw.…` is its limit, by the client of [`raw`]. Redis keeps
 //! nothing on disk, but for `aof`.
 
 pub mod apart;
+mod confined;
 pub mod figures;
 pub mod head;
+mod idle;
 mod noop;
+mod observed;
 pub mod raw;
 mod resp;
 mod umbel;
@@ -42,6 +46,7 @@ use crate::{
 };
 
 pub use noop::ARGUMENT_BYTES;
+pub use observed::application;
 
 /// The distance of the tasks whose hand-over is measured: 200 a second.
 pub const HAND_OVER_EVERY: Duration = Duration::from_millis(5);
@@ -60,7 +65,8 @@ pub enum Workload {
     Processes,
     Memory,
     Aof,
-    Logs,
+    Confined,
+    Observed,
     Instructions,
 }
 
@@ -114,7 +120,8 @@ impl Bench {
                 Workload::Processes => self.processes(),
                 Workload::Memory => self.memory(),
                 Workload::Aof => self.aof(),
-                Workload::Logs => self.logs(),
+                Workload::Confined => self.confined(),
+                Workload::Observed => self.observed(),
                 Workload::Instructions => self.instructions(),
             }
             .with_context(|| format!("{workload:?}"))?;
@@ -208,9 +215,8 @@ mod tests {
 
     #[test]
     fn every_workload_of_this_process_runs_all_of_its_tasks_and_gives_its_figures() {
-        use Workload::{Aof, Cycle, Depth, Drain, Enqueue, HandOver, Logs, Memory, Payload};
-        let figures =
-            measured(vec![Enqueue, Drain, Cycle, HandOver, Depth, Payload, Memory, Aof, Logs]);
+        use Workload::{Aof, Cycle, Depth, Drain, Enqueue, HandOver, Memory, Payload};
+        let figures = measured(vec![Enqueue, Drain, Cycle, HandOver, Depth, Payload, Memory, Aof]);
         for name in [
             "enqueue_bulk",
             "enqueue_64_callers",
@@ -224,7 +230,6 @@ mod tests {
             "drain_10kb",
             "memory_tracked",
             "drain_aof",
-            "drain_logged",
         ] {
             assert!(figures.iter().any(|figure| figure.name == name), "{name}: {figures:?}");
         }

@@ -63,11 +63,14 @@ impl<const KEPT: bool> Handler<Board> for NoOp<KEPT> {
     }
 }
 
-/// Both kinds of no-op, with where they tell of themselves.
+/// Both kinds of no-op.
+pub fn registry() -> Result<Registry<Board>, RegistryError> {
+    Registry::builder().register::<NoOp<false>>().register::<NoOp<true>>().build()
+}
+
+/// The same, with where they tell of themselves.
 pub fn endpoints(board: &Board) -> Result<Endpoints, RegistryError> {
-    let registry =
-        Registry::builder().register::<NoOp<false>>().register::<NoOp<true>>().build()?;
-    Ok(registry.bind(board.clone()))
+    Ok(registry()?.bind(board.clone()))
 }
 
 /// When each task of a run was started.

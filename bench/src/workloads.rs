@@ -1,19 +1,16 @@
 //! What is measured, workload by workload: the raw limit first where there is one, then Umbel.
 
 use std::{
-    io,
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use anyhow::ensure;
-use tracing_subscriber::fmt;
 
 use crate::{
     ARGUMENT_BYTES, Bench, HAND_OVER_EVERY, Plan,
     apart::{self, Part, Process},
     figures::Kind,
-    umbel::Umbel,
 };
 
 /// One at a time is so much slower that fewer tasks tell the rate.
@@ -26,15 +23,13 @@ const DUE_AT_ONCE: usize = 10_000;
 const DUE_ONE_BY_ONE: usize = 5_000;
 const DUE_EVERY: Duration = Duration::from_millis(2);
 
-/// How long a worker is left alone before it is at rest, and how long it is watched then: a whole
-/// number of all of its periods.
-const REST_AFTER: Duration = Duration::from_secs(4);
-const WATCHED: Duration = Duration::from_secs(15);
+/// How long a worker is left alone before it is at rest.
+pub(crate) const REST_AFTER: Duration = Duration::from_secs(4);
 
 /// Tasks of two runs whose difference is counted: what a start costs falls away.
 const COUNTED: [usize; 2] = [500, 2_500];
 
-const RATE: &str = "tasks/s";
+pub(crate) const RATE: &str = "tasks/s";
 const RAW_BULK: Kind = Kind::raw("raw.enqueue_bulk", RATE);
 const RAW_SINGLY: Kind = Kind::raw("raw.enqueue_singly", RATE);
 const RAW_DRAIN: Kind = Kind::raw("raw.drain", RATE);
@@ -141,42 +136,6 @@ impl Bench {
         Ok(())
     }
 
-    pub(crate) fn idle(&mut self) -> anyhow::Result<()> {
-        self.umbel(|umbel| async move { umbel.enqueue_bulk::<false>(1).await.map(drop) })?;
-        let began = Instant::now();
-        let process =
-            Process::start(&apart::worker(&self.redis.url(), self.plan.concurrency, 1, 0))?;
-        self.umbel_on(|umbel| async move { apart::until_settled(&umbel).await })?;
-        let first = began.elapsed();
-        sleep(REST_AFTER);
-        let before = self.commands()?;
-        sleep(WATCHED);
-        let after = self.commands()?;
-        let a_second = |n: usize| (after[n] - before[n]) / WATCHED.as_secs_f64();
-        self.add(Kind::own("first_task", "ms"), first.as_secs_f64() * 1000.0);
-        self.add(Kind::own("idle_worker", "MB"), process.resident_mb()?);
-        self.add(Kind::own("idle_sent", "1/s"), a_second(0));
-        self.add(Kind::own("idle_in_scripts", "1/s"), a_second(1));
-        Ok(())
-    }
-
-    /// How many commands a worker at rest has sent, and how many its scripts have run.
-    fn commands(&self) -> anyhow::Result<[f64; 2]> {
-        let stats = self.redis.cli(&["info", "commandstats"]);
-        let (mut sent, mut run) = (0.0, 0.0);
-        for line in stats.lines().filter_map(|line| line.trim().strip_prefix("cmdstat_")) {
-            let Some((name, rest)) = line.split_once(":calls=") else { continue };
-            let calls: f64 = rest.split(',').next().unwrap_or_default().parse()?;
-            match name {
-                "evalsha" | "xreadgroup" | "ping" => sent += calls,
-                // Of this process, between two looks.
-                "config|set" | "flushall" | "info" => {}
-                _ => run += calls,
-            }
-        }
-        Ok([sent, run])
-    }
-
     pub(crate) fn depth(&mut self) -> anyhow::Result<()> {
         const DEPTHS: [(usize, &str); 4] = [
             (1_000, "drain_of_1k"),
@@ -221,27 +180,39 @@ impl Bench {
         ];
         let Plan { tasks, concurrency, .. } = self.plan;
         for (count, name, redis) in COUNTS {
-            self.umbel(move |umbel| async move {
-                umbel.enqueue_deep(tasks).await?;
-                umbel.hold(true).await
-            })?;
             let parts = (0..count).map(|n| apart::worker(&self.redis.url(), concurrency, tasks, n));
-            let workers =
-                parts.map(|part| Process::start(&part)).collect::<anyhow::Result<Vec<_>>>()?;
-            sleep(REST_AFTER);
-            let busy = self.redis_busy()?;
-            let took = self.umbel_on(|umbel| async move {
-                let began = Instant::now();
-                umbel.hold(false).await?;
-                apart::until_settled(&umbel).await?;
-                Ok(began.elapsed())
-            })?;
-            let busy = self.redis_busy()? - busy;
-            drop(workers);
+            let parts: Vec<Part> = parts.collect();
+            let start = || parts.iter().map(Process::start).collect();
+            let (took, busy) = self.drained_apart(tasks, start)?;
             self.rate(Kind::own(name, RATE), tasks, took);
             self.add(Kind::own(redis, "cores"), busy / took.as_secs_f64());
         }
         Ok(())
+    }
+
+    /// Has processes of their own, which are there and wait by then, drain so many tasks. How long
+    /// that took, and how long Redis was at work meanwhile, in seconds.
+    pub(crate) fn drained_apart(
+        &self,
+        tasks: usize,
+        start: impl FnOnce() -> anyhow::Result<Vec<Process>>,
+    ) -> anyhow::Result<(Duration, f64)> {
+        self.umbel(move |umbel| async move {
+            umbel.enqueue_deep(tasks).await?;
+            umbel.hold(true).await
+        })?;
+        let workers = start()?;
+        sleep(REST_AFTER);
+        let busy = self.redis_busy()?;
+        let took = self.umbel_on(|umbel| async move {
+            let began = Instant::now();
+            umbel.hold(false).await?;
+            apart::until_settled(&umbel).await?;
+            Ok(began.elapsed())
+        })?;
+        let busy = self.redis_busy()? - busy;
+        drop(workers);
+        Ok((took, busy))
     }
 
     pub(crate) fn memory(&mut self) -> anyhow::Result<()> {
@@ -284,32 +255,6 @@ impl Bench {
             self.umbel_on(move |umbel| async move { umbel.drain(&handles, false).await })?;
         self.rate(Kind::against(RAW_BULK_AOF, "enqueue_bulk_aof"), tasks, enqueued);
         self.rate(Kind::against(RAW_DRAIN_AOF, "drain_aof"), tasks, drained);
-        Ok(())
-    }
-
-    /// A line in JSON for each task, as `umbel worker` writes, to nowhere.
-    pub(crate) fn logs(&mut self) -> anyhow::Result<()> {
-        let tasks = self.plan.tasks;
-        let work = move |umbel: Umbel| async move {
-            let (_, handles) = umbel.enqueue_bulk::<false>(tasks).await?;
-            umbel.drain(&handles, false).await
-        };
-        let took = self.umbel(work)?;
-        self.rate(Kind::own("drain_unlogged", RATE), tasks, took);
-        // For the threads of a runtime of its own, so that nothing else is logged.
-        let log = tracing::Dispatch::new(fmt().json().with_writer(io::sink).finish());
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .enable_all()
-            .on_thread_start(move || {
-                let guard = tracing::dispatcher::set_default(&log);
-                // It stays for as long as the thread lives.
-                std::mem::forget(guard);
-            })
-            .build()?;
-        let quiet = std::mem::replace(&mut self.runtime, threads);
-        let took = self.umbel(work);
-        self.runtime = quiet;
-        self.rate(Kind::own("drain_logged", RATE), tasks, took?);
         Ok(())
     }
 
