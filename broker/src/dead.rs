@@ -294,7 +294,7 @@ impl Client {
         }
         let shard = Shard::first(queue);
         let mut call = script::of_shard(&self.scripts().redrive, &shard);
-        call.key(shard.dead()).key(shard.delayed()).arg(shard.prefix()).arg(queue.as_str());
+        call.key(shard.dead()).key(shard.delayed()).arg(shard.prefix());
         for redrive in letters {
             call.arg(redrive.letter.to_string())
                 .arg(redrive.id.as_str())

@@ -1,8 +1,9 @@
 //! Puts tasks into their queue, or into the delayed set where their time has not come.
 
-use std::{future::IntoFuture, marker::PhantomData, pin::Pin, time::Duration};
+use std::{future::IntoFuture, iter, marker::PhantomData, pin::Pin, time::Duration};
 
 use chrono::{DateTime, Utc};
+use futures::{TryStreamExt, stream::FuturesOrdered};
 use redis::ScriptInvocation;
 use serde::{Deserialize, Serialize};
 use tracing::{Instrument, info_span};
@@ -21,9 +22,13 @@ use crate::{
 /// How many tasks one script call takes, or ends: longer scripts would hold up every other client.
 pub(crate) const BATCH_MAX: usize = 128;
 
-/// How many packed bytes one script call takes: over a line of 3 Mbit/s they are there before the
-/// answer is given up, or it would be sent again and again.
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// How many calls of one client for one queue are on their way at once: while Redis answers one, the
+/// next is made ready. More of them would only wait in Redis.
+pub(crate) const IN_FLIGHT: usize = 2;
+
+/// How many packed bytes one script call takes: over a line of 3 Mbit/s as many calls as are on their
+/// way are there before the answer is given up, or they would be sent again and again.
+const BATCH_BYTES_MAX: usize = 1024 * 1024 / IN_FLIGHT;
 
 /// How long an idempotency key is remembered.
 pub(crate) const IDEMPOTENCY_TTL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -267,11 +272,20 @@ impl Client {
 
     /// Enqueues many typed tasks in few calls; `.await` the builder for an answer a task: some may
     /// be refused and others not. Only their end is written unless [`EnqueueMany::tracked`] says
-    /// otherwise. An error of the whole leaves earlier batches of 128 enqueued; with
+    /// otherwise. An error of the whole leaves other batches of 128 enqueued; with
     /// [`EnqueueMany::idempotency_keys`] the call can be repeated.
     pub fn enqueue_many<T: Task>(&self, tasks: impl IntoIterator<Item = T>) -> EnqueueMany<T> {
-        let new = tasks.into_iter().map(|task| NewTask::of(&task)).collect();
-        EnqueueMany { client: self.clone(), new, of: PhantomData }
+        let mut first: Option<NewTask> = None;
+        let new = tasks.into_iter().map(|task| match &first {
+            // Its names are checked, and shared by all.
+            Some(first) => Ok(NewTask { args: codec::encode(&task)?, ..first.clone() }),
+            None => {
+                let new = NewTask::of(&task)?;
+                first = Some(NewTask { args: Vec::new(), ..new.clone() });
+                Ok(new)
+            }
+        });
+        EnqueueMany { client: self.clone(), new: new.collect(), of: PhantomData }
     }
 
     /// Enqueues one task whose type is not known here. Callers at the same time share calls.
@@ -287,16 +301,26 @@ impl Client {
     }
 
     /// Enqueues tasks in batches, with an answer for each, in their order. An error of the whole
-    /// leaves earlier batches enqueued.
+    /// leaves other batches enqueued.
     pub async fn submit_many(
         &self,
         tasks: &[NewTask],
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
         let mut answers = Vec::with_capacity(tasks.len());
-        while answers.len() < tasks.len() {
-            answers.extend(self.submit_next(&tasks[answers.len()..]).await?);
+        let (mut left, mut calls) = (batches(tasks), FuturesOrdered::new());
+        loop {
+            // The first one alone: where it has to bring the script, the next would overtake it.
+            let most = if answers.is_empty() { 1 } else { IN_FLIGHT };
+            while calls.len() < most
+                && let Some(batch) = left.next()
+            {
+                calls.push_back(self.submit_of_queue(batch));
+            }
+            match calls.try_next().await? {
+                Some(answered) => answers.extend(answered),
+                None => return Ok(answers),
+            }
         }
-        Ok(answers)
     }
 
     /// Enqueues the first of some tasks, as many as go in one call, with an answer for each: who calls
@@ -305,9 +329,18 @@ impl Client {
         &self,
         tasks: &[NewTask],
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
-        let Some(first) = tasks.first() else { return Ok(Vec::new()) };
-        let of_queue = tasks.iter().take_while(|new| new.queue == first.queue);
-        let batch = &tasks[..batch_of(of_queue.map(|new| new.args.len()))];
+        match batches(tasks).next() {
+            Some(batch) => self.submit_of_queue(batch).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Enqueues tasks of one queue by one call.
+    async fn submit_of_queue(
+        &self,
+        batch: &[NewTask],
+    ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
+        let Some(first) = batch.first() else { return Ok(Vec::new()) };
         let (shard, now) = (Shard::first(&first.queue), Utc::now());
         let sending = async {
             self.list_queue_once(&shard).await?;
@@ -324,7 +357,7 @@ impl Client {
     ) -> Result<Vec<Result<Submitted, BrokerError>>, BrokerError> {
         let mut call = script::of_shard(&self.scripts().enqueue, shard);
         call.key(shard.delayed()).key(shard.waiting());
-        call.arg(shard.prefix()).arg(shard.queue().as_str()).arg(IDEMPOTENCY_TTL.as_secs());
+        call.arg(shard.prefix()).arg(IDEMPOTENCY_TTL.as_secs());
         for some in sealed.chunk_by(Sealed::is_alike) {
             match some {
                 [one] if !one.is_plain() => one.put(&mut call),
@@ -390,6 +423,17 @@ async fn traced<T>(
     }
     .instrument(span)
     .await
+}
+
+/// Cuts tasks into what goes in one call each.
+fn batches(mut tasks: &[NewTask]) -> impl Iterator<Item = &[NewTask]> {
+    iter::from_fn(move || {
+        let queue = &tasks.first()?.queue;
+        let of_queue = tasks.iter().take_while(|new| new.queue == *queue);
+        let (batch, rest) = tasks.split_at(batch_of(of_queue.map(|new| new.args.len())));
+        tasks = rest;
+        Some(batch)
+    })
 }
 
 /// How many of the next tasks, of these sizes, go in one call; one at least where there is one.

@@ -174,17 +174,20 @@ impl Verdict {
 /// What runs have in common that succeeded and are no suspects, as nearly all are: little is to be
 /// said of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Many {
+struct Many<'a> {
     stream: Stream,
     is_tracked: bool,
     ttl_s: u64,
+    task: &'a str,
+    attempt: &'a [u8],
+    max_attempts: u32,
 }
 
-impl Many {
-    fn of(settlement: &Settlement, epoch: &Epoch) -> Option<Self> {
+impl<'a> Many<'a> {
+    fn of(settlement: &'a Settlement, epoch: &Epoch) -> Option<Self> {
         let Settlement { delivery, verdict, terms } = settlement;
+        let contents = delivery.contents.as_ref().ok()?;
         let is_one = matches!(verdict, Verdict::Complete { .. })
-            && delivery.contents.is_ok()
             && !delivery.is_suspect()
             // Else each is compared with its entry.
             && !epoch.run_id.is_empty();
@@ -192,21 +195,27 @@ impl Many {
             stream: delivery.key.stream,
             is_tracked: delivery.is_tracked(),
             ttl_s: ttl_s(terms.result_ttl),
+            task: contents.envelope.task.as_str(),
+            attempt: &delivery.run.attempt,
+            max_attempts: terms.max_attempts,
         })
     }
 
     fn put(self, runs: &[Settlement], call: &mut ScriptInvocation<'_>) {
-        let Self { stream, is_tracked, ttl_s } = self;
-        call.arg(runs.len()).arg(stream.key_index()).arg(u8::from(is_tracked)).arg(ttl_s);
+        let Self { stream, is_tracked, ttl_s, task, attempt, max_attempts } = self;
+        call.arg(runs.len())
+            .arg(stream.key_index())
+            .arg(u8::from(is_tracked))
+            .arg(ttl_s)
+            .arg(task)
+            .arg(attempt)
+            .arg(max_attempts);
         for Settlement { delivery, verdict, terms } in runs {
             call.arg(&delivery.key.entry);
             if let (Verdict::Complete { output }, Ok(Contents { envelope, .. }), true) =
                 (verdict, &delivery.contents, is_tracked || ttl_s > 0)
             {
                 call.arg(&delivery.run.id)
-                    .arg(envelope.task.as_str())
-                    .arg(&delivery.run.attempt)
-                    .arg(terms.max_attempts)
                     .arg(envelope.enqueued.timestamp_millis())
                     .arg(terms.started_ms())
                     .arg(output);
@@ -259,7 +268,6 @@ impl Client {
         call.arg(&epoch.run_id)
             .arg(&epoch.generation)
             .arg(shard.prefix())
-            .arg(shard.queue().as_str())
             .arg(worker)
             .arg(now.timestamp_millis());
         for some in batch

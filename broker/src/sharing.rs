@@ -1,5 +1,5 @@
-//! Callers who enqueue at the same time share calls: the first goes at once, who comes while it is
-//! on its way goes with the next.
+//! Callers who enqueue at the same time share calls: the first go at once, who comes while they are
+//! on their way goes with the next.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,15 +10,22 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     BrokerError, Client, Submitted,
-    enqueue::{Sealed, batch_of, unanswered},
+    enqueue::{IN_FLIGHT, Sealed, batch_of, unanswered},
     keys::Shard,
 };
 
 type Answer = Result<Submitted, BrokerError>;
 
-/// Who waits for the call that is on its way, by shard. No entry: none is.
+/// The calls of one shard that are on their way, and who waits to go with the next.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Lanes(Arc<Mutex<HashMap<Shard, VecDeque<Waiting>>>>);
+pub(crate) struct Lanes(Arc<Mutex<HashMap<Shard, Lane>>>);
+
+/// Where nobody is on the way, nobody waits: there is no lane.
+#[derive(Debug, Default)]
+struct Lane {
+    on_the_way: usize,
+    waiting: VecDeque<Waiting>,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -27,7 +34,7 @@ struct Waiting {
 }
 
 enum Entered {
-    /// Nobody is on the way: the caller goes, and hands over when it is back.
+    /// There is room on the way: the caller goes, and hands over when it is back.
     Goes(Sealed),
     Waits(oneshot::Receiver<Answer>),
 }
@@ -54,12 +61,13 @@ impl Client {
 impl Drop for OnItsWay<'_> {
     fn drop(&mut self) {
         let lanes = self.client.lanes();
-        if lanes.is_left(self.shard) {
+        if lanes.left(self.shard) {
             return;
         }
         match Handle::try_current() {
             Ok(runtime) => {
-                let carrier = Carrier { client: self.client.clone(), shard: self.shard.clone() };
+                let (client, shard) = (self.client.clone(), self.shard.clone());
+                let carrier = Carrier { client, shard, has_left: false };
                 runtime.spawn(carrier.run());
             }
             // Their runtime is gone as well.
@@ -72,10 +80,11 @@ impl Drop for OnItsWay<'_> {
 struct Carrier {
     client: Client,
     shard: Shard,
+    has_left: bool,
 }
 
 impl Carrier {
-    async fn run(self) {
+    async fn run(mut self) {
         while let Some(waiting) = self.client.lanes().next(&self.shard) {
             let (sealed, callers): (Vec<_>, Vec<_>) =
                 waiting.into_iter().map(|waiting| (waiting.sealed, waiting.answer)).unzip();
@@ -93,13 +102,14 @@ impl Carrier {
                 }
             }
         }
+        self.has_left = true;
     }
 }
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        // Where its runtime ends half way; else nobody waits.
-        if std::thread::panicking() || !self.client.lanes().is_left(&self.shard) {
+        // Where its runtime ends half way.
+        if !self.has_left {
             self.client.lanes().close(&self.shard);
         }
     }
@@ -109,46 +119,62 @@ impl Lanes {
     fn enter(&self, shard: &Shard, sealed: Sealed) -> Entered {
         let mut lanes = self.lock();
         match lanes.get_mut(shard) {
-            Some(lane) => {
+            Some(lane) if lane.on_the_way >= IN_FLIGHT => {
                 let (answer, receiver) = oneshot::channel();
-                lane.push_back(Waiting { sealed, answer });
+                lane.waiting.push_back(Waiting { sealed, answer });
                 Entered::Waits(receiver)
             }
+            Some(lane) => {
+                lane.on_the_way += 1;
+                Entered::Goes(sealed)
+            }
             None => {
-                lanes.insert(shard.clone(), VecDeque::new());
+                lanes.insert(shard.clone(), Lane { on_the_way: 1, waiting: VecDeque::new() });
                 Entered::Goes(sealed)
             }
         }
     }
 
-    /// Leaves a lane in which nobody waits.
-    fn is_left(&self, shard: &Shard) -> bool {
-        let mut lanes = self.lock();
-        let empty = lanes.get(shard).is_none_or(VecDeque::is_empty);
-        if empty {
-            lanes.remove(shard);
-        }
-        empty
+    /// Ends a call where nobody waits to go with the next; whether it did.
+    fn left(&self, shard: &Shard) -> bool {
+        leave_unless_awaited(&mut self.lock(), shard).is_none()
     }
 
-    /// Those who go next; leaves the lane where nobody waits.
+    /// Those who go next; ends the call where nobody waits.
     fn next(&self, shard: &Shard) -> Option<Vec<Waiting>> {
-        if self.is_left(shard) {
-            return None;
-        }
         let mut lanes = self.lock();
-        let lane = lanes.get_mut(shard)?;
-        let fits = batch_of(lane.iter().map(|waiting| waiting.sealed.bytes()));
-        Some(lane.drain(..fits).collect())
+        let waiting = leave_unless_awaited(&mut lanes, shard)?;
+        let fits = batch_of(waiting.iter().map(|waiting| waiting.sealed.bytes()));
+        Some(waiting.drain(..fits).collect())
     }
 
-    /// Who waits there is told that there will be no answer.
+    /// Ends a call whoever waits; where it was the last, they are told that there will be no answer.
     fn close(&self, shard: &Shard) {
-        self.lock().remove(shard);
+        leave(&mut self.lock(), shard);
     }
 
     // Nothing awaits while the lock is held, and no code under it panics half-way.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Shard, VecDeque<Waiting>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Shard, Lane>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those who wait to go with the next call; where nobody does, the call has ended.
+fn leave_unless_awaited<'a>(
+    lanes: &'a mut HashMap<Shard, Lane>,
+    shard: &Shard,
+) -> Option<&'a mut VecDeque<Waiting>> {
+    if lanes.get(shard).is_none_or(|lane| lane.waiting.is_empty()) {
+        leave(lanes, shard);
+        return None;
+    }
+    lanes.get_mut(shard).map(|lane| &mut lane.waiting)
+}
+
+fn leave(lanes: &mut HashMap<Shard, Lane>, shard: &Shard) {
+    let Some(lane) = lanes.get_mut(shard) else { return };
+    lane.on_the_way -= 1;
+    if lane.on_the_way == 0 {
+        lanes.remove(shard);
     }
 }

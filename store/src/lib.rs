@@ -21,5 +21,5 @@ mod tls;
 
 pub use db::{Db, PoolUsage, Tx};
 pub use error::{Denial, Refusal, StoreError};
-pub use migrate::{Migration, MigrationError};
+pub use migrate::{Migration, MigrationError, Standing};
 pub use settings::{SettingsError, StoreSettings};

@@ -58,6 +58,21 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
+/// How the tables of a database stand against a list of migrations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether there is a record of migrations at all.
+    pub has_record: bool,
+    /// How many of these owners are in it.
+    pub recorded: usize,
+    /// How many of the list are not.
+    pub pending: usize,
+    /// Applied with another text than the list has, each in words.
+    pub changed: Vec<String>,
+    /// In the record and not in the list, as those of a newer release are, each in words.
+    pub unknown: Vec<String>,
+}
+
 /// Why migrations were not applied. Those before the one that failed stay applied.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
@@ -128,6 +143,72 @@ impl Db {
         check_order(owner, migrations)?;
         Ok(self.migrate_all(OURS, OUR_MIGRATIONS).await?
             + self.migrate_all(owner, migrations).await?)
+    }
+
+    /// How the tables stand against this list, the framework's own migrations included. Changes
+    /// nothing, and needs no right but to read the record.
+    pub async fn migrations(
+        &self,
+        owner: &str,
+        migrations: &[Migration],
+    ) -> Result<Standing, StoreError> {
+        #[derive(Deserialize)]
+        struct Record {
+            there: bool,
+        }
+        #[derive(Serialize)]
+        struct Asked<'a> {
+            owners: [&'a str; 2],
+            listed: Vec<Recorded<'a>>,
+        }
+        #[derive(Deserialize)]
+        struct Row {
+            owner: String,
+            version: i64,
+            name: String,
+            listed: bool,
+            recorded: bool,
+            changed: bool,
+        }
+        let record: Option<Record> =
+            self.row("select to_regclass('umbel_migrations') is not null as there", &()).await?;
+        let ours = OUR_MIGRATIONS.iter().map(|migration| Recorded { owner: OURS, migration });
+        let theirs = migrations.iter().map(|migration| Recorded { owner, migration });
+        let listed: Vec<Recorded<'_>> = ours.chain(theirs).collect();
+        if !record.is_some_and(|record| record.there) {
+            return Ok(Standing { pending: listed.len(), ..Standing::default() });
+        }
+        let rows: Vec<Row> = self
+            .rows(
+                "with asked as materialized (select {params} as j),
+                 listed as (
+                     select listed.* from asked, jsonb_to_recordset(j->'listed')
+                         as listed(owner text, version bigint, name text, sql text)
+                 ), recorded as (
+                     select umbel_migrations.* from umbel_migrations, asked
+                     where j->'owners' ? owner
+                 )
+                 select owner, version, coalesce(recorded.name, listed.name) as name,
+                        listed.sql is not null as listed,
+                        recorded.checksum is not null as recorded,
+                        coalesce(checksum <> encode(sha256(convert_to(sql, 'UTF8')), 'hex'), false)
+                            as changed
+                 from listed full join recorded using (owner, version)
+                 order by owner, version",
+                &Asked { owners: [OURS, owner], listed },
+            )
+            .await?;
+        let told = |meant: fn(&Row) -> bool| -> Vec<String> {
+            let rows = rows.iter().filter(|row| meant(row));
+            rows.map(|row| format!("{} ({}) of {}", row.version, row.name, row.owner)).collect()
+        };
+        Ok(Standing {
+            recorded: rows.iter().filter(|row| row.recorded).count(),
+            pending: rows.iter().filter(|row| !row.recorded).count(),
+            changed: told(|row| row.changed),
+            unknown: told(|row| !row.listed),
+            has_record: true,
+        })
     }
 
     async fn migrate_all(

@@ -135,6 +135,21 @@ impl StoreSettings {
         Ok(format!("{host}:{}/{database}", options.get_port()))
     }
 
+    /// The host and port that are dialled; `None` where it is a socket in a folder.
+    pub fn host_and_port(&self) -> Result<Option<(String, u16)>, SettingsError> {
+        let options = self.connect_options()?;
+        let is_tcp = options.get_socket().is_none();
+        Ok(is_tcp.then(|| (options.get_host().to_owned(), options.get_port())))
+    }
+
+    /// What the address asks for its sessions by `options[name]=value`: names and values.
+    pub fn session_options(&self) -> Result<Vec<(String, String)>, SettingsError> {
+        let Read { url, .. } = Read::of(self.url.expose_secret())?;
+        let name = |key: &str| Some(key.strip_prefix("options[")?.strip_suffix(']')?.to_owned());
+        let pairs = url.query_pairs();
+        Ok(pairs.filter_map(|(key, value)| Some((name(&key)?, value.into_owned()))).collect())
+    }
+
     /// The parameters of the address that mean nothing here, for a log; never their values.
     pub(crate) fn passed_over(&self) -> Option<String> {
         let names = Read::of(self.url.expose_secret()).ok()?.passed_over;
@@ -287,6 +302,19 @@ mod tests {
         assert_eq!(address(URL), "db.example.com:6543/postgres");
         assert_eq!(address("postgres://scraper:s3cr3t@%2Frun%2Fpg:5433/shop"), "/run/pg:5433/shop");
         assert_eq!(address("postgres:///shop?host=/run/pg"), "/run/pg:5432/shop");
+    }
+
+    #[test]
+    fn where_it_leads_and_what_it_asks_of_a_session_can_be_asked() {
+        let settings = |url: &str| StoreSettings::new(url);
+        let dialled = settings(URL).host_and_port().expect("a good address");
+        assert_eq!(dialled, Some(("db.example.com".to_owned(), 6543)));
+        let socket = settings("postgres:///shop?host=/run/pg").host_and_port();
+        assert_eq!(socket.expect("a good address"), None);
+        let url = format!("{URL}?sslmode=disable&options[search_path]=a,b&options[x.y]=1");
+        let asked = settings(&url).session_options().expect("a good address");
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(asked, [pair("search_path", "a,b"), pair("x.y", "1")]);
     }
 
     #[test]

@@ -4,10 +4,16 @@ use std::{
     collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::{Router, body::Bytes, extract::State, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, KeyValue, any_value::Value},
@@ -25,7 +31,21 @@ pub struct Collector {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Kept(Arc<Mutex<(Vec<Span>, Vec<u8>)>>);
+struct Kept(Arc<Mutex<Heard>>);
+
+#[derive(Debug, Default)]
+struct Heard {
+    spans: Vec<Span>,
+    bytes: Vec<u8>,
+    /// Of the last request.
+    headers: HeaderMap,
+}
+
+impl Kept {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A span as it came.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,28 +90,34 @@ impl Collector {
 
     /// All spans so far, by their start.
     pub fn spans(&self) -> Vec<Span> {
-        let mut spans = self.kept.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone();
+        let mut spans = self.kept.lock().spans.clone();
         spans.sort_by_key(|span| (span.start, span.end));
         spans
     }
 
+    /// A header of the last request.
+    pub fn header(&self, name: &str) -> Option<String> {
+        let kept = self.kept.lock();
+        Some(kept.headers.get(name)?.to_str().ok()?.to_owned())
+    }
+
     /// All bytes so far, for who looks for what must not be in them.
     pub fn heard(&self) -> String {
-        let kept = self.kept.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&kept.1).into_owned()
+        String::from_utf8_lossy(&self.kept.lock().bytes).into_owned()
     }
 }
 
-async fn take(State(kept): State<Kept>, body: Bytes) -> StatusCode {
+async fn take(State(kept): State<Kept>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let Ok(request) = ExportTraceServiceRequest::decode(body.clone()) else {
         return StatusCode::BAD_REQUEST;
     };
-    let mut kept = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
-    kept.1.extend_from_slice(&body);
+    let mut kept = kept.lock();
+    kept.bytes.extend_from_slice(&body);
+    kept.headers = headers;
     for of_process in request.resource_spans {
         let resource = of_process.resource.map(|resource| text(resource.attributes));
         for span in of_process.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            kept.0.push(Span {
+            kept.spans.push(Span {
                 trace: hex(&span.trace_id),
                 id: hex(&span.span_id),
                 parent: hex(&span.parent_span_id),

@@ -9,7 +9,11 @@ use clap::{
 use umbel_api::Scopes;
 use umbel_proto::{Priority, QueueName, TaskId};
 
-use crate::{roles::Role, settings::Settings, terminal::Verb};
+use crate::{
+    roles::Role,
+    settings::Settings,
+    terminal::{Output, Verb},
+};
 
 /// Typed tasks over Redis Streams: an API, workers and a scheduler.
 #[derive(Debug, Parser)]
@@ -35,19 +39,24 @@ pub(crate) enum Command {
     /// Run the scheduler alone; several are safe
     Beat,
     /// Make or change the tables
-    Migrate,
+    Migrate(Output),
     /// Ask a role whether it is well, as platforms do by a command; ends with 0 if it is
     Health {
         /// Which role; `api` is also what `up` is asked by
         #[arg(default_value = "api")]
         role: Role,
+        #[command(flatten)]
+        output: Output,
     },
     /// Enqueue a task
     Enqueue(EnqueueArgs),
-    /// Show what is known of a task
+    /// Show what is known of a task, as JSON
     Status {
         /// The id that enqueueing answered
         id: TaskId,
+        // Nothing else is printed; who writes it everywhere need not leave it out.
+        #[arg(long, hide = true)]
+        json: bool,
     },
     /// Make a token for the API
     Token(TokenArgs),
@@ -92,6 +101,8 @@ pub(crate) struct EnqueueArgs {
     /// The same key and arguments within 24 h are the same task
     #[arg(long)]
     pub idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +120,8 @@ pub(crate) struct TokenArgs {
     /// How long it is valid
     #[arg(long, default_value = "1h", value_parser = crate::env::duration)]
     pub ttl: Duration,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 #[derive(Debug, Args)]

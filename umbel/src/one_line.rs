@@ -15,7 +15,10 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 use umbel_proto::misleads;
 
-use crate::short_line::{self, LINE_MOST};
+use crate::{
+    short_line::{self, LINE_MOST},
+    terminal::aside,
+};
 
 /// Makes the writer of each event.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +72,7 @@ impl<'a> MakeWriter<'a> for OneLine {
 impl Write for OneLine {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
-        io::stderr().lock().write_all(self.line(&text).as_bytes())?;
+        aside(|| io::stderr().lock().write_all(self.line(&text).as_bytes()))?;
         Ok(event.len())
     }
 

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context;
 use clap::ArgMatches;
 use secrecy::SecretString;
+use serde_json::json;
 use tokio::{net::TcpStream, runtime, time::sleep};
 use tracing::{Level, enabled, error, info, warn};
 use umbel_api::Scopes;
@@ -29,7 +30,7 @@ use crate::{
     signals::{Asked, HARD_STOP},
     supervise::{SuperviseError, supervise},
     telemetry::{self, Format},
-    terminal::{self, spinning},
+    terminal::{self, Output, spinning},
     verbs,
 };
 
@@ -139,24 +140,23 @@ fn act<S: Clone + Send + Sync + 'static>(
         match cli.command {
             Command::Up => up(&application, &settings).await,
             Command::Dev(args) => dev(&application, settings, &args).await,
-            Command::Migrate => {
+            Command::Migrate(output) => {
                 let migrating = verbs::migrate(&application, &settings);
                 let taken = spinning("migrating", migrating).await?;
-                println!("{taken} migrations applied");
-                Ok(())
+                output.print(&json!({"applied": taken}), || format!("{taken} migrations applied"))
             }
-            Command::Health { role } => {
-                println!("{}", health::ask(role, &application, &settings).await?);
-                Ok(())
+            Command::Health { role, output } => {
+                let told = health::ask(role, &application, &settings).await?;
+                output.print(&json!({"role": role.as_str(), "told": told}), || told.clone())
             }
             Command::Enqueue(args) => verbs::enqueue(&application, &settings, &args).await,
-            Command::Status { id } => {
+            Command::Status { id, .. } => {
                 println!("{}", verbs::status(&settings, &id).await?);
                 Ok(())
             }
             Command::Token(args) => {
-                println!("{}", verbs::token(&settings, &args)?);
-                Ok(())
+                let token = verbs::token(&settings, &args)?;
+                args.output.print(&json!({"token": token}), || token.clone())
             }
             Command::Terminal(verb) => terminal::run(verb, &application, &settings).await,
             Command::Config(args) => {
@@ -345,6 +345,7 @@ async fn tell_where(settings: &Settings, private: &[(&str, Option<String>)]) -> 
         scopes: Scopes::ADMIN,
         tasks: None,
         ttl: DEV_TOKEN_TTL,
+        output: Output { json: false },
     };
     let token = verbs::token(settings, &token).context("no token can be made")?;
     println!("umbel dev is ready");

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, anyhow, bail};
 use chrono::Utc;
-use serde_json::Value;
+use serde_json::{Value, json};
 use umbel_api::{ApiError, Grant};
 use umbel_broker::{Client, NewTask, TaskHandle, When};
 use umbel_proto::{ArgsError, TaskId};
@@ -59,12 +59,17 @@ pub(crate) async fn enqueue<S: Clone + Send + Sync + 'static>(
     new.call.idempotency_key = args.idempotency_key.clone();
     let client = Client::open(&settings.broker()?, "cli")?;
     let id = client.submit(new).await?.id;
-    println!("{id}");
-    let Some(longest) = args.wait else { return Ok(()) };
-    let handle = TaskHandle::<Value>::new(client, id);
+    let Some(longest) = args.wait else {
+        return args.output.print(&json!({"id": id}), || id.to_string());
+    };
+    // At once: what it waits for may never come.
+    if !args.output.json {
+        println!("{id}");
+    }
+    let handle = TaskHandle::<Value>::new(client, id.clone());
     let result = spinning("waiting", handle.wait(longest)).await?;
-    println!("{}", serde_json::to_string_pretty(&result)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(&result)?;
+    args.output.print(&json!({"id": id, "result": result}), || text)
 }
 
 /// What is known of a task, as JSON.

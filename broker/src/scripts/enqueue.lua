@@ -1,7 +1,7 @@
 -- Enqueues tasks, each into its stream or, where its time has not come, into the delayed set.
 -- Carries no allow-oom: a full Redis refuses new work, so that running work can be settled.
 -- KEYS  1 control · 2–5 the ready streams · 6 delayed · 7 waiting
--- ARGV  1 key prefix of the queue · 2 queue · 3 seconds an idempotency key is kept
+-- ARGV  1 key prefix of the queue · 2 seconds an idempotency key is kept
 --       then, in their order, either many that are alike, due at once and nobody's:
 --         how many · stream (2–5) · tracked 1|0 · task · max attempts · enqueued ms · version,
 --         and id · env each
@@ -12,7 +12,7 @@
 --         the id, '=' .. id where the idempotency key was known,
 --         'CONFLICT' where it was used for another call, 'FULL' where the queue is at its cap
 local room = room_for_more(KEYS[6])
-local FIRST, WIDTH, WIDTH_ALIKE = 4, 12, 2
+local FIRST, WIDTH, WIDTH_ALIKE = 3, 12, 2
 
 local answers, all = {}, true
 local function answer(text)
@@ -21,8 +21,8 @@ end
 
 local function record(id, state, task, max, enqueued, owner)
   local key = ARGV[1] .. 'task:' .. id
-  redis.call('HSET', key, 'state', state, 'task', task, 'queue', ARGV[2], 'attempt', '1',
-    'max', max, 'enqueued', enqueued)
+  redis.call('HSET', key, 'state', state, 'task', task, 'attempt', '1', 'max', max,
+    'enqueued', enqueued)
   if owner ~= '' then redis.call('HSET', key, 'owner', owner) end
 end
 
@@ -44,7 +44,7 @@ local function one_of_any_kind(at)
     return answer('FULL')
   end
   room = room - 1
-  if key ~= '' then redis.call('SET', key, id .. ' ' .. hash, 'EX', ARGV[3]) end
+  if key ~= '' then redis.call('SET', key, id .. ' ' .. hash, 'EX', ARGV[2]) end
   local fields = {
     'id', id, 'task', task, 'attempt', '1', 'crashes', '0',
     'enqueued', enqueued, 'version', version, 'env', env,

@@ -2,7 +2,7 @@
 -- most once: in the same step it is no dead letter any more.
 -- Carries no allow-oom: like enqueueing it brings new work, which a full Redis refuses.
 -- KEYS  1 control · 2–5 the ready streams · 6 dead · 7 delayed
--- ARGV  1 key prefix of the queue · 2 queue
+-- ARGV  1 key prefix of the queue
 --       then six a letter: entry · id · stream (2–5) · tracked 1|0 · max attempts · owner or ''
 -- returns per letter 1 it waits again · 0 it is no dead letter any more
 --         'WIDE' it was too wide to be kept whole and stays · 'FULL' the queue is at its cap, it stays
@@ -33,7 +33,7 @@ local function note(id, fields, tracked, max, owner)
     if string.sub(name, 1, 8) == 'attempt:' then redis.call('HDEL', key, name) end
   end
   if not known then
-    redis.call('HSET', key, 'task', field(fields, 'task') or '', 'queue', ARGV[2], 'max', max,
+    redis.call('HSET', key, 'task', field(fields, 'task') or '', 'max', max,
       'enqueued', field(fields, 'enqueued') or '')
     if owner ~= '' then redis.call('HSET', key, 'owner', owner) end
   end
@@ -42,7 +42,7 @@ local function note(id, fields, tracked, max, owner)
 end
 
 local answers = {}
-for at = 3, #ARGV, 6 do
+for at = 2, #ARGV, 6 do
   local entry, id, stream, tracked, max, owner = unpack(ARGV, at, at + 5)
   local letter = body(KEYS[6], entry)
   local answer

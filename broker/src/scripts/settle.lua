@@ -1,10 +1,11 @@
 -- Ends runs: acknowledges and deletes entries, and writes in the same step what became of them.
 -- KEYS  1 control · 2–5 the ready streams (2 is recovered) · 6 delayed · 7 waiting · 8 dead
 --       · 9 suspects · 10 parked
--- ARGV  1 run_id · 2 generation · 3 key prefix of the queue · 4 queue · 5 worker · 6 now ms
---       then, in the order of the runs, either many that succeeded and are no suspects:
---         how many · stream (2–5) · tracked 1|0 · seconds the state of an ended task is kept, and each
---         entry · id · task · attempt · max attempts · enqueued ms · started ms or '' · result,
+-- ARGV  1 run_id · 2 generation · 3 key prefix of the queue · 4 worker · 5 now ms
+--       then, in the order of the runs, either many that are alike, succeeded and are no suspects:
+--         how many · stream (2–5) · tracked 1|0 · seconds the state of an ended task is kept
+--         · task · attempt · max attempts, and each
+--         entry · id · enqueued ms · started ms or '' · result,
 --         or only its entry where nothing is kept of an untracked one
 --       or 0 and one of any kind, in fifteen:
 --         stream (2–5) · entry · id or '' · verdict · tracked 1|0 · suspect 1|0
@@ -18,8 +19,8 @@
 --         1 settled · 0 stale: the entry is not ours any more, nothing was written for it
 --         2 gone: the entry was ours and its body was missing
 if not behind_fence(KEYS[1], ARGV[1], ARGV[2]) then return {'EPOCH'} end
-local prefix, queue, worker, now = ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local FIRST, WIDTH, WIDTH_KEPT = 7, 15, 8
+local prefix, worker, now = ARGV[3], ARGV[4], ARGV[5]
+local FIRST, WIDTH, WIDTH_KEPT = 6, 15, 5
 
 -- Stream → the entries that go through its gate, in which each has its place.
 local gates = {}
@@ -52,7 +53,8 @@ while at <= #ARGV do
     runs[#runs + 1] = one_of_any_kind(at + 1)
     at = at + 1 + WIDTH
   else
-    local many = {count = count, tracked = ARGV[at + 2], ttl = ARGV[at + 3], first = at + 4}
+    local many = {count = count, tracked = ARGV[at + 2], ttl = ARGV[at + 3], task = ARGV[at + 4],
+      attempt = ARGV[at + 5], max = ARGV[at + 6], first = at + 7}
     many.key = KEYS[tonumber(ARGV[at + 1])]
     many.width = (many.ttl == '0' and many.tracked == '0') and 1 or WIDTH_KEPT
     if many.width == 1 and not gates[many.key] then
@@ -114,10 +116,10 @@ local function ended(t, state, name, value)
   -- Of earlier attempts, and of an entry that is no more.
   if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry', 'progress') end
   if t.started ~= '' then
-    redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt, 'max', t.max,
+    redis.call('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
       'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value, 'started', t.started)
   else
-    redis.call('HSET', key, 'state', state, 'task', t.task, 'queue', queue, 'attempt', t.attempt, 'max', t.max,
+    redis.call('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
       'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)
   end
   redis.call('EXPIRE', key, t.ttl)
@@ -176,11 +178,10 @@ local function complete(many)
   for n = 0, many.count - 1 do
     local settled = won(many.key, many.place + n)
     if settled and many.width > 1 then
-      local t = {tracked = many.tracked, ttl = many.ttl}
+      -- One table for all: making one each costs as much as what it is for.
       local field = many.first + n * many.width
-      t.id, t.task, t.attempt, t.max, t.enqueued, t.started, t.a =
-        unpack(ARGV, field + 1, field + WIDTH_KEPT - 1)
-      ended(t, 'succeeded', 'result', t.a)
+      many.id, many.enqueued, many.started = ARGV[field + 1], ARGV[field + 2], ARGV[field + 3]
+      ended(many, 'succeeded', 'result', ARGV[field + 4])
     end
     all = all and settled
     answers[#answers + 1] = settled and 1 or 0

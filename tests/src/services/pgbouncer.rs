@@ -1,4 +1,4 @@
-//! A private PgBouncer in transaction mode: the pooler that stands between us and Postgres.
+//! A private PgBouncer, in transaction mode unless told otherwise: the pooler that stands between us and Postgres.
 
 use std::{
     fs,
@@ -41,6 +41,11 @@ impl PgBouncer {
     /// Starts one in statement mode, through which nobody can have a transaction.
     pub fn start_in_statement_mode(server: &PostgresServer) -> Self {
         Self::launch(server, 2, None, "statement", "postgres")
+    }
+
+    /// Starts one in session mode, which lends a connection for as long as a client stays.
+    pub fn start_in_session_mode(server: &PostgresServer, pool_size: u32) -> Self {
+        Self::launch(server, pool_size, None, "session", "postgres")
     }
 
     fn launch(
@@ -114,6 +119,7 @@ impl PgBouncer {
              pool_mode = {mode}\n\
              default_pool_size = {pool_size}\n\
              max_client_conn = 500\n\
+             ignore_startup_parameters = options\n\
              {tls}",
             postgres = server.port(),
             port = self.port(),

@@ -21,7 +21,7 @@ const SETTINGS: [&str; 2] = ["deploy/README.md", "docs/CONFIGURATION.md"];
 const FOREIGN: [&str; 1] = ["_RJEM_MALLOC_CONF"];
 
 /// What `scripts/manifests` has brought.
-fn checks() -> &'static Path {
+pub(crate) fn checks() -> &'static Path {
     static CHECKS: OnceLock<PathBuf> = OnceLock::new();
     CHECKS.get_or_init(|| {
         let brought = Command::new(Path::new(ROOT).join("scripts/manifests")).output().unwrap();
@@ -41,7 +41,7 @@ fn helm(args: &[&str]) -> Output {
     helm.args(args).current_dir(ROOT).output().unwrap()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),
@@ -49,23 +49,23 @@ fn text(output: &Output) -> String {
     )
 }
 
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", text(&output));
     text(&output)
 }
 
 /// Folders of a test's own are gone with it.
-struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let path = std::env::temp_dir().join(format!("umbel-deploy-{}", Uuid::new_v4().simple()));
         fs::create_dir(&path).unwrap();
         Self(path)
     }
 
-    fn write(&self, name: &str, content: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, content: &str) -> PathBuf {
         let path = self.0.join(name);
         fs::write(&path, content).unwrap();
         path

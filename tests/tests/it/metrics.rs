@@ -1,6 +1,7 @@
 //! Metrics of real processes: what is told, by whom, and that the documents name all of it.
 
 mod documents;
+mod rules;
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -196,15 +196,8 @@ impl NewEntry {
         for (name, value) in self.envelope.fields() {
             add.arg(name).arg(value);
         }
-        let record = format!("umbel:{{default}}:task:{}", self.envelope.id);
-        let mut enqueued = redis::cmd("HSET");
-        enqueued.arg(record).arg(&["state", "queued", "task", "probe", "queue", "default"]);
-        enqueued.arg(&["attempt", "1", "max", "5", "enqueued"]);
-        enqueued.arg(self.envelope.enqueued.timestamp_millis());
         let client = redis::Client::open(house.redis.url()).unwrap();
         let mut connection = client.get_connection().unwrap();
-        // Else what a start adds to it would be all that is known of it.
-        enqueued.query::<()>(&mut connection).unwrap();
         add.query::<String>(&mut connection).unwrap();
         self.envelope.id
     }

@@ -4,7 +4,7 @@ use std::{future::IntoFuture, task::Poll, time::Duration};
 
 use nix::sys::signal::Signal;
 use umbel_broker::{BrokerError, WaitError};
-use umbel_proto::{Priority, TaskState};
+use umbel_proto::{Priority, TaskId, TaskState};
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
     house::House,
@@ -54,6 +54,20 @@ async fn what_was_enqueued_before_the_first_worker_came_is_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_enqueued_by_several_calls_at_once_is_run_in_its_order() {
+    let house = House::start();
+    let names: Vec<String> = (0..600).map(|n| format!("n{n}")).collect();
+    let probes = names.iter().map(|name| Probe::new(name, Act::Ok));
+    let handles = house.client.enqueue_many(probes).await.unwrap();
+    let worker = house.worker(1);
+    handles.last().unwrap().as_ref().unwrap().wait(LONG).await.unwrap();
+    let ran = house.record.order();
+    let first_wrong = ran.iter().zip(&names).find(|(ran, name)| ran != name);
+    assert_eq!((first_wrong, ran.len()), (None, names.len()));
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_states_of_a_tracked_task_can_be_read_as_it_goes() {
     let house = House::start();
     let handle = house.client.enqueue(Probe::new("a", Act::Hold)).await.unwrap();
@@ -67,6 +81,38 @@ async fn the_states_of_a_tracked_task_can_be_read_as_it_goes() {
     }
     house.record.open("a");
     eventually_eq("succeeds", Some(TaskState::Succeeded), state).await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_deleted_is_never_half_there_and_is_whole_at_the_end() {
+    let house = House::start();
+    let worker = house.worker(1);
+    let hold = |name| house.client.enqueue(Probe::new(name, Act::Hold)).into_future();
+    let runs = async |name: &str| {
+        let started = async || (house.record.attempts_of(name) == [1]).then_some(());
+        eventually("it runs", started).await;
+    };
+    let delete = |id: &TaskId| {
+        assert_eq!(house.redis.cli(&["DEL", &format!("umbel:{{default}}:task:{id}")]), "1");
+    };
+    let first = hold("first").await.unwrap();
+    runs("first").await;
+    let waits = hold("waits").await.unwrap();
+    delete(waits.id());
+    // It runs by now, as its start was noted.
+    delete(first.id());
+    house.record.open("first");
+    runs("waits").await;
+    assert_eq!(waits.record().await.unwrap(), None, "half a record would be an error");
+    house.record.open("waits");
+    for deleted in [first, waits] {
+        let record = house.ended(deleted.id()).await;
+        assert_eq!((record.task.as_str(), record.state), ("probe", TaskState::Succeeded));
+        assert_eq!((record.attempt, record.max_attempts), (1, 3));
+        assert!(record.enqueued <= record.started && record.started <= record.finished);
+        assert_eq!(record.worker.as_deref(), Some(worker.id.as_str()));
+    }
     worker.stop().await.unwrap();
 }
 

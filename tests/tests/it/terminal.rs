@@ -2,6 +2,7 @@
 
 mod doctor;
 mod inspect;
+mod progress;
 mod shell;
 mod top;
 mod verbs;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
-use reqwest::StatusCode;
+use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use umbel_tests::{
     eventually::{eventually, within},
@@ -53,6 +53,8 @@ impl Town {
             .env("SCRAPE_ALLOW_PRIVATE", "127.0.0.1")
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", self.collector.url())
             .env("OTEL_SERVICE_NAME", "scraper-of-tests")
+            .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=tests")
+            .env("OTEL_EXPORTER_OTLP_HEADERS", "x-collector-key=k3y")
             .env("OTEL_BSP_SCHEDULE_DELAY", "50")
     }
 
@@ -80,19 +82,24 @@ impl Town {
         api_ready(&self.http, self.port).await;
     }
 
-    /// Enqueues over HTTP, below the caller's span.
-    async fn enqueue(&self, task: &str, args: Value, flags: &str) -> String {
-        let output = self.launch(&["token"]).output();
+    /// Asks the API as somebody who may do this, below the caller's span.
+    async fn post(&self, path: &str, scopes: &str, body: &Value, flags: &str) -> Response {
+        let output = self.launch(&["token", "--scopes", scopes]).output();
         let token = String::from_utf8(output.stdout).unwrap();
-        let answer = self
-            .http
-            .post(format!("http://127.0.0.1:{}/v1/tasks/{task}", self.port))
+        self.http
+            .post(format!("http://127.0.0.1:{}{path}", self.port))
             .bearer_auth(token.trim())
             .header("traceparent", format!("00-{TRACE}-{CALLER}-{flags}"))
-            .json(&json!({ "args": args }))
+            .json(body)
             .send()
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Enqueues over HTTP.
+    async fn enqueue(&self, task: &str, args: Value, flags: &str) -> String {
+        let (path, body) = (format!("/v1/tasks/{task}"), json!({ "args": args }));
+        let answer = self.post(&path, "tasks:enqueue", &body, flags).await;
         assert_eq!(answer.status(), StatusCode::ACCEPTED);
         let accepted: Value = answer.json().await.unwrap();
         accepted["id"].as_str().unwrap().to_owned()
@@ -193,11 +200,13 @@ async fn the_trace_of_a_scrape_leads_from_http_to_sql_over_two_processes() {
     assert_eq!(fetch["server.address"], "127.0.0.1");
     for span in &spans {
         assert_eq!(span.resource["service.name"], "scraper-of-tests");
+        assert_eq!(span.resource["deployment.environment.name"], "tests");
         assert_eq!(span.events, 0, "log lines are no part of a trace");
         if span.attributes.contains_key("db.operation.name") {
             assert_eq!(span.attributes["db.system.name"], "postgresql");
         }
     }
+    assert_eq!(town.collector.header("x-collector-key").as_deref(), Some("k3y"));
     // Neither addresses nor what stands in statements.
     let heard = town.collector.heard();
     assert!(heard.contains("pages.scrape"));
@@ -280,6 +289,50 @@ async fn a_fire_of_the_beat_begins_a_trace_that_goes_on_in_the_worker() {
     assert_eq!(named(&spans, "fire sweep-sites").parent, "");
     assert_eq!(worker.stop().await.code(), Some(0));
     assert_eq!(beat.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_task_enqueues_is_of_its_trace_in_whatever_process_it_runs() {
+    let folder = std::env::temp_dir().join(format!("umbel-site-{}", uuid::Uuid::new_v4().simple()));
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("index.html"), "<title>the page</title>").unwrap();
+    let web = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    let town = Town::start().await;
+    town.migrate();
+    let of_queue = |queue: &str| town.launch(&["worker"]).env("QUEUES", queue).start();
+    let (api, sweeps, scrapes) = (town.role("api"), of_queue("default"), of_queue("scrape"));
+    town.ready().await;
+    // Asks for a sweep, which enqueues the site, which enqueues its page.
+    let site = json!({"url": format!("{}index.html", web.url())});
+    let answer = town.post("/v1/sites", "sites:write", &site, "01").await;
+    assert_eq!(answer.status(), StatusCode::CREATED, "{:?}", answer.text().await);
+    let spans = town
+        .spans("the page of the site", |spans| {
+            let has = |name: &str| spans.iter().any(|span| span.name == name);
+            has("process pages.scrape") && has("process sites.scrape") && has("POST /v1/sites")
+        })
+        .await;
+    let tree = tree(&spans);
+    let (sweep, plan) = ("process sites.sweep", "process sites.scrape");
+    for line in [
+        format!("worker: POST /v1/sites > send default > {sweep}"),
+        format!("worker: POST /v1/sites > send default > {sweep} > send scrape > {plan}"),
+        format!(
+            "worker: POST /v1/sites > send default > {sweep} > send scrape > {plan} > send scrape > \
+             process pages.scrape"
+        ),
+    ] {
+        assert!(tree.contains(&line), "{line} in {tree:#?}");
+    }
+    let pid = |name: &str| named(&spans, name).resource["process.pid"].clone();
+    let of = |process: &Process| process.pid().to_string();
+    assert_eq!(pid("POST /v1/sites"), of(&api));
+    assert_eq!(pid(sweep), of(&sweeps));
+    assert_eq!((pid(plan), pid("process pages.scrape")), (of(&scrapes), of(&scrapes)));
+    for process in [scrapes, sweeps, api] {
+        assert_eq!(process.stop().await.code(), Some(0));
+    }
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[test]

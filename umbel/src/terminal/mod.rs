@@ -26,7 +26,7 @@ use crate::{Application, settings::Settings};
 use self::progress::Progress;
 pub(crate) use self::{
     inspect::{record_json, unknown},
-    progress::spinning,
+    progress::{aside, spinning},
 };
 
 #[derive(Debug, Subcommand)]
@@ -67,7 +67,11 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints one or the other; `text` is made only where it is wanted.
-    fn print(self, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    pub fn print(
+        self,
+        value: &impl Serialize,
+        text: impl FnOnce() -> String,
+    ) -> anyhow::Result<()> {
         let text = if self.json { serde_json::to_string_pretty(value)? } else { text() };
         print(&text)
     }

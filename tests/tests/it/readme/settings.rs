@@ -48,6 +48,10 @@ fn rows() -> Vec<Row> {
     lines.map(row).collect()
 }
 
+/// Read by the library that sends traces; `traces` tries them.
+const OF_TRACES: [&str; 3] =
+    ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_RESOURCE_ATTRIBUTES"];
+
 /// What the sources say that is read from the environment.
 fn read_by_the_code(folder: &Path, names: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -82,6 +86,7 @@ fn every_setting_is_listed_and_no_other() {
     assert!(names.contains("REDIS_URL") && names.contains("SITE_EVERY"), "{names:?}");
     // Of the system, to find programs in.
     names.remove("PATH");
+    names.extend(OF_TRACES.map(str::to_owned));
     let rows = rows();
     let listed: BTreeSet<String> = rows.iter().map(|row| row.name.clone()).collect();
     assert_eq!(listed, names);

@@ -105,10 +105,13 @@ mutants! {
     }
     "start" {
         "anybody may start a task":
-            "local is_mine = mine ~= nil and mine[1] ~= nil" => "local is_mine = true",
+            "mine[entry] = one ~= nil and one[1] ~= nil" => "mine[entry] = true",
             By(scenarios::starts_what_another_has_read_since);
         "whoever holds it, it is the caller's":
-            "entry, entry, 1, ARGV[4])" => "entry, entry, 1)",
+            "entries[#entries], #entries, worker)" => "entries[#entries], #entries)",
+            By(scenarios::starts_what_another_has_read_since);
+        "whoever holds it, it is the caller's, where it is asked for alone":
+            "entry, entry, 1, worker)" => "entry, entry, 1)",
             By(scenarios::starts_what_another_has_read_since);
         "the fence does not look at the server":
             "run_id() == run and " => "",
@@ -126,7 +129,7 @@ mutants! {
             "redis.call('HGET', record, 'cancel')" => "false",
             By(scenarios::cancels_what_waits_and_what_runs);
         "a suspect's start is not noted":
-            "redis.call('HSET', KEYS[6], key .. ' ' .. entry, ARGV[4])" => "",
+            "redis.call('HSET', KEYS[6], key .. ' ' .. entry, worker)" => "",
             By(scenarios::charges_the_one_that_was_started);
         "a suspect is noted without its stream":
             "key .. ' ' .. entry" => "entry",
@@ -290,10 +293,10 @@ mutants! {
             "string.sub(known, separator + 1) == hash" => "true",
             Chance(11);
         "an idempotency key is not kept":
-            "if key ~= '' then redis.call('SET', key, id .. ' ' .. hash, 'EX', ARGV[3]) end" => "",
+            "if key ~= '' then redis.call('SET', key, id .. ' ' .. hash, 'EX', ARGV[2]) end" => "",
             Chance(3);
         "an idempotency key is kept for ever":
-            "hash, 'EX', ARGV[3])" => "hash)",
+            "hash, 'EX', ARGV[2])" => "hash)",
             Chance(3);
     }
     "groups" {

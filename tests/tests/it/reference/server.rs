@@ -331,10 +331,9 @@ impl Server {
 }
 
 /// What is written of a task as soon as anything is.
-pub fn about(body: &Body) -> [(&'static str, String); 5] {
+pub fn about(body: &Body) -> [(&'static str, String); 4] {
     [
         ("task", body.call.name.as_str().to_owned()),
-        ("queue", "default".to_owned()),
         ("attempt", body.attempt.to_string()),
         ("max", super::words::ATTEMPTS_MAX.to_string()),
         ("enqueued", body.enqueued.to_string()),

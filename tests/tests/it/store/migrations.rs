@@ -1,7 +1,7 @@
 //! Migrations through the pooler: once each, whoever runs them and however often.
 
 use tokio::task::JoinSet;
-use umbel_store::{Db, Migration, MigrationError, StoreError};
+use umbel_store::{Db, Migration, MigrationError, Standing, StoreError};
 
 use super::House;
 
@@ -29,6 +29,28 @@ async fn migrations_that_ran_do_not_run_again() {
         "umbel|1|steps\numbel|2|row level security\nshop|1|pages\nshop|20260101|titles"
     );
     assert_eq!(house.database.sql("select count(*) from umbel_steps"), "0");
+}
+
+#[tokio::test]
+async fn how_the_tables_stand_can_be_asked_without_changing_anything() {
+    let house = House::start();
+    let db = house.client();
+    let standing = async |list: &[Migration]| db.migrations("shop", list).await.expect("readable");
+    let never = standing(&[PAGES]).await;
+    assert_eq!(never, Standing { pending: 3, ..Standing::default() });
+    assert_eq!(house.database.sql("select to_regclass('umbel_migrations') is null"), "t");
+
+    db.migrate("other", &[PAGES]).await.expect("another owner's");
+    let none_of_ours = standing(&[TITLES]).await;
+    assert_eq!((none_of_ours.recorded, none_of_ours.pending), (2, 1));
+    let done = Standing { has_record: true, recorded: 3, ..Standing::default() };
+    db.migrate("shop", &[TITLES]).await.expect("applied");
+    assert_eq!(standing(&[TITLES]).await, done);
+
+    let older = standing(&[]).await;
+    assert_eq!(older.unknown, ["20260101 (titles) of shop"]);
+    let changed = standing(&[Migration { sql: "select 1", ..TITLES }]).await;
+    assert_eq!((changed.changed, changed.pending), (vec!["20260101 (titles) of shop".into()], 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,9 @@ async fn all_is_seen_and_operated_from_one_screen() {
     top.press("Down");
     top.press("Enter");
     top.shows("it is next").await;
+    // One after the other: two that are read at once are another key.
     top.press("Escape");
+    top.shows(" queue default (esc goes back) ").await;
     top.press("Escape");
     top.shows("1 queues").await;
 

@@ -9,9 +9,16 @@ use umbel_tests::{
     eventually::eventually,
     house::House,
     probe::{Act, LATER, Probe, shard},
+    process::Process,
+    services::PostgresServer,
 };
 
 use super::{json as done, launch, refused, said};
+
+/// Which may do what no operator may.
+fn worker(house: &House) -> Process {
+    launch(house, &["worker"]).env("REDIS_URL", house.redis.url_as("worker")).start()
+}
 
 async fn lost(house: &House, count: usize) -> Vec<umbel_proto::TaskId> {
     let worker = house.worker(4);
@@ -147,7 +154,7 @@ async fn a_task_is_enqueued_for_a_moment_into_a_queue_and_its_result_waited_for(
     let record = house.client.task(&id.trim().parse().unwrap()).await.unwrap().unwrap();
     assert_eq!((record.state, record.queue.as_str()), (TaskState::Scheduled, "upkeep"));
 
-    let worker = launch(&house, &["worker"]).start();
+    let worker = worker(&house);
     let wait = ["enqueue", "trial", r#"{"act": "go"}"#, "--wait", "20s"];
     let printed = said(&house, &wait);
     let (_, result) = printed.trim().split_once('\n').unwrap();
@@ -155,4 +162,28 @@ async fn a_task_is_enqueued_for_a_moment_into_a_queue_and_its_result_waited_for(
     let expired = ["enqueue", "trial", r#"{"act": "go"}"#, "--expires", "0s", "--wait", "20s"];
     assert!(refused(&house, &expired, 1).contains("expired"));
     assert_eq!(worker.stop().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_by_hand_is_told_to_programs_too() {
+    let house = House::start();
+    let enqueued = done(&house, &["enqueue", "trial", r#"{"act": "go"}"#, "--queue", "upkeep"]);
+    let id = enqueued["id"].as_str().unwrap();
+    assert!(id.starts_with("upkeep-"), "{enqueued}");
+    assert_eq!(done(&house, &["status", id])["state"], "queued");
+    let worker = worker(&house);
+    let ran = done(&house, &["enqueue", "trial", r#"{"act": "go"}"#, "--wait", "20s"]);
+    assert_eq!(ran["result"], 1, "{ran}");
+    let well = done(&house, &["health", "worker"]);
+    assert_eq!(well["role"], "worker", "{well}");
+    assert_eq!(worker.stop().await.code(), Some(0));
+    let database = PostgresServer::shared().database();
+    let with = |args: &[&str]| {
+        let launch = launch(&house, args).env("DATABASE_URL", database.url());
+        let output = launch.env("JWT_SECRET", "0123456789abcdef0123456789abcdef").output();
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert!(with(&["migrate", "--json"])["applied"].as_u64() > Some(0));
+    assert_eq!(with(&["migrate", "--json"]), json!({"applied": 0}));
+    assert!(with(&["token", "--json"])["token"].as_str().unwrap().starts_with("ey"));
 }

@@ -1,9 +1,11 @@
 //! Examines what the house stands on: settings, Redis, Postgres, and who is at work. Every finding names
 //! what is wrong and what to do.
 
+mod pooler;
 mod postgres;
 mod redis;
 mod settings;
+mod tables;
 mod work;
 
 use std::fmt;
@@ -85,12 +87,18 @@ pub(super) async fn run<S: Clone + Send + Sync + 'static>(
         findings.extend(work::examine(&client).await);
     }
     let has_tables = !application.migrations.is_empty();
-    findings.extend(postgres::examine(settings, has_tables).await);
+    let (of_postgres, way) = postgres::examine(settings, has_tables).await;
+    findings.extend(of_postgres);
+    // Where it cannot be reached, that is enough to know.
+    if let (true, Some(_), Ok(Some(store))) = (has_tables, way, settings.database.store_direct()) {
+        findings.extend(tables::examine(&store, application.name, application.migrations).await);
+    }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
     let found = Found { problems: count(Level::Problem), warnings: count(Level::Warning) };
     let shown = json!({
         "problems": found.problems,
         "warnings": found.warnings,
+        "postgres_way": way,
         "findings": findings,
     });
     args.output.print(&shown, || text(&findings, &found))?;

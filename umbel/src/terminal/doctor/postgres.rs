@@ -3,55 +3,77 @@
 use serde::{Deserialize, Serialize};
 use umbel_store::{Db, StoreError, StoreSettings};
 
-use super::Finding;
+use super::{
+    Finding,
+    pooler::{self, Way},
+};
 use crate::settings::Settings;
 
 /// What the tables are written for.
 const OLDEST: i64 = 150_000;
 
-pub(super) async fn examine(settings: &Settings, has_tables: bool) -> Vec<Finding> {
+/// What was found, and how the database is reached where that could be found out.
+pub(super) async fn examine(settings: &Settings, has_tables: bool) -> (Vec<Finding>, Option<Way>) {
     // What cannot be read is told with the settings.
-    let Ok(Some(store)) = settings.database.store() else { return Vec::new() };
-    let mut findings = Vec::new();
-    let facts = match reach(&store).await {
-        Ok((facts, more)) => {
-            findings.extend(more);
-            facts
-        }
+    let Ok(Some(store)) = settings.database.store() else { return (Vec::new(), None) };
+    let Reached { facts, way, mut findings } = match reach(&store).await {
+        Ok(reached) => reached,
         Err(error) => {
             let told = format!("{}: {}", address(&store), chain(error));
             let level = if has_tables { Finding::problem } else { Finding::warning };
-            return vec![level("postgres", told)];
+            return (vec![level("postgres", told)], None);
         }
     };
-    findings.extend(judge(&facts, store.max_connections));
+    if let Some(way) = way {
+        findings.push(pooler::judge(way, &store).await);
+    }
+    findings.extend(judge(&facts, way, store.max_connections));
     if settings.database.database_direct_url.is_some()
         && let Ok(Some(direct)) = settings.database.store_direct()
     {
-        findings.push(match reach(&direct).await {
-            Ok((other, _)) if other.is_the_same_as(&facts) => {
-                Finding::fine("postgres-direct", "DATABASE_DIRECT_URL leads to the same database")
-            }
-            Ok(_) => Finding::problem(
-                "postgres-direct",
-                format!(
-                    "DATABASE_DIRECT_URL ({}) leads to another database than DATABASE_URL ({}): \
-                     migrations would change the wrong one",
-                    address(&direct),
-                    address(&store)
-                ),
-            ),
-            Err(error) => Finding::problem(
-                "postgres-direct",
-                format!("DATABASE_DIRECT_URL: {}: {}", address(&direct), chain(error)),
-            ),
-        });
+        findings.push(past_the_pooler(reach(&direct).await, &facts, &direct, &store));
     }
-    findings
+    (findings, way)
+}
+
+fn past_the_pooler(
+    reached: Result<Reached, StoreError>,
+    facts: &Facts,
+    direct: &StoreSettings,
+    store: &StoreSettings,
+) -> Finding {
+    const CHECK: &str = "postgres-direct";
+    let other = match reached {
+        Ok(other) => other,
+        Err(error) => {
+            let told = format!("DATABASE_DIRECT_URL: {}: {}", address(direct), chain(error));
+            return Finding::problem(CHECK, told);
+        }
+    };
+    if !other.facts.is_the_same_as(facts) {
+        return Finding::problem(
+            CHECK,
+            format!(
+                "DATABASE_DIRECT_URL ({}) leads to another database than DATABASE_URL ({}): \
+                 migrations would change the wrong one",
+                address(direct),
+                address(store)
+            ),
+        );
+    }
+    match other.way {
+        Some(Way::Transaction) => Finding::warning(
+            CHECK,
+            "DATABASE_DIRECT_URL leads through a pooler in transaction mode too, and is meant to lead past it, \
+             so that a long migration takes none of the connections that all share: name postgres itself, or \
+             leave it out; migrations are safe either way",
+        ),
+        _ => Finding::fine(CHECK, "DATABASE_DIRECT_URL leads to the same database"),
+    }
 }
 
 /// The error with its sources.
-fn chain(error: StoreError) -> String {
+pub(super) fn chain(error: StoreError) -> String {
     format!("{:#}", anyhow::Error::new(error))
 }
 
@@ -76,16 +98,32 @@ impl Facts {
     }
 }
 
-/// Tries both forms of statement that are used, and reads what is to be judged.
-async fn reach(store: &StoreSettings) -> Result<(Facts, Vec<Finding>), StoreError> {
-    // One connection, or two that a pooler gives: more are not needed to look.
-    let store = StoreSettings { max_connections: 2, min_connections: 0, ..store.clone() };
-    let db = Db::open(&store).map_err(|error| StoreError::BadParameter(error.to_string()))?;
-    let reached = look(&db).await;
-    db.close().await;
-    reached
+/// What was seen of a server.
+struct Reached {
+    facts: Facts,
+    /// Unless not even a transaction works.
+    way: Option<Way>,
+    findings: Vec<Finding>,
 }
 
+/// Tries both forms of statement that are used, and reads what is to be judged.
+async fn reach(store: &StoreSettings) -> Result<Reached, StoreError> {
+    // One connection: there may be no more, and to look it is enough.
+    let one = StoreSettings { max_connections: 1, min_connections: 0, ..store.clone() };
+    let db = Db::open(&one).map_err(|error| StoreError::BadParameter(error.to_string()))?;
+    let looked = look(&db).await;
+    let options = match &looked {
+        Ok((_, findings)) if findings.is_empty() => Some(pooler::lost_options(&db, store).await),
+        _ => None,
+    };
+    db.close().await;
+    let (facts, mut findings) = looked?;
+    let Some(options) = options else { return Ok(Reached { facts, way: None, findings }) };
+    findings.extend(options);
+    Ok(Reached { facts, way: Some(pooler::way(store).await?), findings })
+}
+
+/// Of findings only what is wrong.
 async fn look(db: &Db) -> Result<(Facts, Vec<Finding>), StoreError> {
     #[derive(Serialize)]
     struct Asked {
@@ -126,23 +164,21 @@ async fn look(db: &Db) -> Result<(Facts, Vec<Finding>), StoreError> {
             "a statement with parameters came back changed",
         ));
     }
-    findings.push(match together {
-        Ok((Some(first), Some(second))) if first.pid == second.pid && second.number == 2 => {
-            Finding::fine("postgres-pooler", "statements and transactions work as they are sent")
-        }
-        Ok(_) => Finding::problem(
+    match together {
+        Ok((Some(first), Some(second))) if first.pid == second.pid && second.number == 2 => {}
+        Ok(_) => findings.push(Finding::problem(
             "postgres-pooler",
             "a transaction was spread over several connections: the pooler must be in transaction or session mode",
-        ),
-        Err(error) => Finding::problem(
+        )),
+        Err(error) => findings.push(Finding::problem(
             "postgres-pooler",
             format!("transactions are refused ({}): the pooler must be in transaction or session mode, not in statement mode", chain(error)),
-        ),
-    });
+        )),
+    }
     Ok((facts, findings))
 }
 
-fn judge(facts: &Facts, pool: u32) -> Vec<Finding> {
+fn judge(facts: &Facts, way: Option<Way>, pool: u32) -> Vec<Finding> {
     let Facts { version, max_connections, reserved, used, .. } = facts;
     let (major, oldest) = (version / 10_000, OLDEST / 10_000);
     let mut findings = vec![match *version >= OLDEST {
@@ -153,7 +189,9 @@ fn judge(facts: &Facts, pool: u32) -> Vec<Finding> {
     }];
     let open = max_connections - reserved;
     let pool = i64::from(pool);
-    findings.push(if pool > open {
+    findings.push(if way == Some(Way::Transaction) {
+        Finding::fine("postgres-pool", format!("a pool of {pool} shares the connections of the pooler"))
+    } else if pool > open {
         Finding::problem(
             "postgres-pool",
             format!("DATABASE_MAX_CONNECTIONS ({pool}) is more than postgres gives ({open}): lower it, or the last ones are refused"),
@@ -161,7 +199,7 @@ fn judge(facts: &Facts, pool: u32) -> Vec<Finding> {
     } else if 2 * pool + used > open {
         Finding::warning(
             "postgres-pool",
-            format!("of {open} connections {used} are in use: with a pool of {pool} the old and the new release cannot both have theirs during a deploy, unless a pooler shares them"),
+            format!("of {open} connections {used} are in use: with a pool of {pool} the old and the new release cannot both have theirs during a deploy"),
         )
     } else {
         Finding::fine("postgres-pool", format!("a pool of {pool} fits twice into {open} connections"))
@@ -183,11 +221,13 @@ mod tests {
             database: 1,
             started: String::new(),
         };
-        let level = |pool, used| judge(&facts(used), pool).pop().unwrap().level;
+        let level = |pool, used| judge(&facts(used), Some(Way::Direct), pool).pop().unwrap().level;
         assert_eq!(level(20, 0), Level::Fine);
         assert_eq!(level(20, 60), Level::Warning);
         assert_eq!(level(98, 0), Level::Problem);
+        let shared = judge(&facts(60), Some(Way::Transaction), 98).pop().unwrap();
+        assert_eq!(shared.level, Level::Fine);
         let old = Facts { version: 140_000, ..facts(0) };
-        assert_eq!(judge(&old, 1)[0].level, Level::Problem);
+        assert_eq!(judge(&old, None, 1)[0].level, Level::Problem);
     }
 }
