@@ -1,10 +1,8 @@
 //! `umbel-bench`: measures, and prints the head, one JSON line per figure, and a table of ratios.
 
-use std::{env, process::ExitCode};
-
 use clap::{Parser, ValueEnum, builder::RangedU64ValueParser};
 use serde_json::to_string;
-use umbel_bench::{Bench, Plan, Workload, apart::Part, application, head::head};
+use umbel_bench::{Bench, Plan, Workload, apart::Part, head::head};
 
 /// Measures Umbel and the raw limit of Redis, on a Redis of its own without persistence.
 #[derive(Debug, Parser)]
@@ -50,21 +48,7 @@ fn between(least: u64, most: u64) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(least..=most)
 }
 
-fn main() -> ExitCode {
-    // As a worker of an application, it has the command line of the framework.
-    if env::args().nth(1).is_some_and(|role| role == "worker") {
-        return umbel::run(application());
-    }
-    match measure() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("Error: {error:?}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn measure() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let Args { workloads, quick, tasks, runs, concurrency, hand_overs, part } = Args::parse();
     if let Some(part) = part {
         return tokio::runtime::Runtime::new()?.block_on(part.play());

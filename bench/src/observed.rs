@@ -3,6 +3,7 @@
 
 use std::process::{Command, Stdio};
 
+use anyhow::Context;
 use umbel::Application;
 
 use crate::{
@@ -37,7 +38,7 @@ const SEEN: [(Kind, &[(&str, &str)]); 4] = [
     ),
 ];
 
-/// The tasks that do nothing as an application with the whole command line of the framework.
+/// The tasks that do nothing, as an application.
 pub fn application() -> Application<Board> {
     Application::new("bench").state(|_| async { Ok(Board::new(PLACES)) }).registry(registry)
 }
@@ -54,11 +55,13 @@ impl Bench {
     }
 
     fn application_worker(&self, seen: &[(&str, &str)]) -> anyhow::Result<Process> {
-        let mut worker = Command::new(std::env::current_exe()?);
+        // Built beside the benchmark.
+        let program = std::env::current_exe()?.with_file_name("umbel-bench-application");
+        let mut worker = Command::new(&program);
         // Settings of somebody's shell would make another figure; what is logged goes nowhere.
         worker.arg("worker").env_clear().envs(seen.iter().copied()).stderr(Stdio::null());
         worker.env("REDIS_URL", self.redis.url()).env("ALLOW_VOLATILE", "true");
         worker.env("CONCURRENCY", self.plan.concurrency.to_string());
-        Process::spawn(worker)
+        Process::spawn(worker).with_context(|| format!("{} cannot be started", program.display()))
     }
 }
