@@ -43,7 +43,7 @@ impl Bench {
                 return Ok(());
             }
         };
-        let tasks = self.plan.tasks;
+        let tasks = self.tasks_of_seconds();
         let worker = apart::worker(&self.redis.url(), self.plan.concurrency, tasks, 0);
         let (took, _) = self.drained_apart(tasks, || Ok(vec![Process::start(&worker)?]))?;
         self.rate(WHOLE, tasks, took);
@@ -51,6 +51,7 @@ impl Bench {
         let (took, _) = self.drained_apart(tasks, within)?;
         self.rate(Kind::against(WHOLE, "drain_half_core"), tasks, took);
         self.add(Kind::own("half_core_peak", "MB"), group.peak_mb()?);
+        self.add(Kind::own("half_core_throttled", "periods"), group.throttled()?);
         Ok(())
     }
 }
@@ -89,6 +90,16 @@ impl Group {
     /// Where a process enters it.
     fn folders(&self) -> &[PathBuf] {
         &self.folders
+    }
+
+    /// In how many periods it had to wait for the next: none, and half a core was more than it wanted.
+    fn throttled(&self) -> anyhow::Result<f64> {
+        // That of the processor comes first.
+        let file = self.folders[0].join("cpu.stat");
+        let told = fs::read_to_string(&file)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        let periods = told.lines().find_map(|line| line.strip_prefix("nr_throttled "));
+        Ok(periods.with_context(|| format!("{} tells no periods", file.display()))?.parse()?)
     }
 
     fn peak_mb(&self) -> anyhow::Result<f64> {

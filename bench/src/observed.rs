@@ -11,11 +11,8 @@ use crate::{
     apart::Process,
     figures::Kind,
     noop::{Board, registry},
-    workloads::RATE,
+    workloads::{PLACES, RATE},
 };
-
-/// More tasks than a run can have.
-const PLACES: usize = 1_000_000;
 
 const UNSEEN: Kind = Kind::own("drain_unseen", RATE);
 
@@ -45,7 +42,7 @@ pub fn application() -> Application<Board> {
 
 impl Bench {
     pub(crate) fn observed(&mut self) -> anyhow::Result<()> {
-        let tasks = self.plan.tasks;
+        let tasks = self.tasks_of_seconds();
         for (kind, seen) in SEEN {
             let (took, _) =
                 self.drained_apart(tasks, || Ok(vec![self.application_worker(seen)?]))?;

@@ -29,6 +29,11 @@ pub(crate) const REST_AFTER: Duration = Duration::from_secs(4);
 /// Tasks of two runs whose difference is counted: what a start costs falls away.
 const COUNTED: [usize; 2] = [500, 2_500];
 
+/// What differs only by how much of a processor it takes is drained for seconds, not for a moment; of
+/// so many times the tasks, and not of more than a process has places for.
+const LONGER: usize = 8;
+pub(crate) const PLACES: usize = 1_000_000;
+
 pub(crate) const RATE: &str = "tasks/s";
 const RAW_BULK: Kind = Kind::raw("raw.enqueue_bulk", RATE);
 const RAW_SINGLY: Kind = Kind::raw("raw.enqueue_singly", RATE);
@@ -188,6 +193,11 @@ impl Bench {
             self.add(Kind::own(redis, "cores"), busy / took.as_secs_f64());
         }
         Ok(())
+    }
+
+    /// How many tasks are drained for seconds.
+    pub(crate) fn tasks_of_seconds(&self) -> usize {
+        (self.plan.tasks * LONGER).min(PLACES)
     }
 
     /// Has processes of their own, which are there and wait by then, drain so many tasks. How long
