@@ -132,7 +132,7 @@ impl Reaper {
         for shard in &self.readers.shards {
             // The other queues must not wait for this one.
             if let Err(error) = self.client.recover_all(shard, worker, cause.is_charged()).await {
-                warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next beat");
+                warn!(worker, queue.name = %shard.queue(), %error, "could not recover; trying again at the next look");
             }
         }
     }

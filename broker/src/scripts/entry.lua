@@ -42,10 +42,11 @@ local function with(fields, name, value)
   return fields
 end
 
--- Notes that a task waits in a stream again, where anything is known of it.
+-- Notes that a task waits in a stream again, where anything is known of it. A record that somebody has
+-- made something else of does not end the script: others wait in the same step.
 local function queued(prefix, id)
   local key = prefix .. 'task:' .. id
-  if redis.call('EXISTS', key) == 1 then redis.call('HSET', key, 'state', 'queued') end
+  if redis.call('EXISTS', key) == 1 then redis.pcall('HSET', key, 'state', 'queued') end
 end
 
 -- How many more tasks the queue takes: what is delayed, and what waits or runs, counts against its cap.

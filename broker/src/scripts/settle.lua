@@ -87,7 +87,9 @@ local function won(key, place) return place and not (lost[key] and lost[key][pla
 
 -- From here on only commands that cannot fail: a script is not rolled back.
 local function note(t, ...)
-  if t.id ~= '' then redis.call('HSET', prefix .. 'task:' .. t.id, ...) end
+  -- Of a record that somebody has deleted no part comes back before the end, which is whole.
+  if t.id == '' or redis.call('EXISTS', prefix .. 'task:' .. t.id) == 0 then return end
+  redis.call('HSET', prefix .. 'task:' .. t.id, ...)
 end
 
 -- Of runs that failed and were tried again, the last ones are kept beside what is known of a task.

@@ -3,7 +3,8 @@
 local function unpacked(packed)
   local read, body = pcall(cmsgpack.unpack, packed)
   if not (packed and read and type(body) == 'table' and type(body[2]) == 'table') then return nil end
-  return KEYS[tonumber(body[1])] and body
+  local known = #body[2] > 0 and #body[2] % 2 == 0 and KEYS[tonumber(body[1])]
+  return known and body or nil
 end
 
 -- Takes tasks that are delayed or parked out of `set` and adds them to their streams, in their order;

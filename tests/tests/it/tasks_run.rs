@@ -2,13 +2,14 @@
 
 use std::{future::IntoFuture, task::Poll, time::Duration};
 
+use chrono::Utc;
 use nix::sys::signal::Signal;
 use umbel_broker::{BrokerError, WaitError};
 use umbel_proto::{Priority, TaskId, TaskState};
 use umbel_tests::{
     eventually::{eventually, eventually_eq},
     house::House,
-    probe::{Act, Probe},
+    probe::{Act, Probe, shard},
     process::send,
 };
 use umbel_worker::End;
@@ -114,6 +115,21 @@ async fn a_record_that_is_deleted_is_never_half_there_and_is_whole_at_the_end() 
         assert_eq!(record.worker.as_deref(), Some(worker.id.as_str()));
     }
     worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_no_record_keeps_no_due_task_from_its_stream() {
+    let house = House::start();
+    let later = |name: &str| {
+        let task = house.client.enqueue(Probe::new(name, Act::Ok));
+        task.delay(Duration::from_millis(500)).into_future()
+    };
+    let (broken, other) = (later("broken").await.unwrap(), later("other").await.unwrap());
+    let record = format!("umbel:{{default}}:task:{}", broken.id());
+    house.redis.cli(&["SET", &record, "by hand"]);
+    house.client.tick(&shard(), Utc::now() + Duration::from_secs(1)).await.unwrap();
+    let queue = house.queue().await;
+    assert_eq!((queue.queued, queue.delayed), (2, 0), "{} as well", other.id());
 }
 
 #[tokio::test(flavor = "multi_thread")]
