@@ -85,11 +85,12 @@ end
 
 local function won(key, place) return place and not (lost[key] and lost[key][place]) end
 
--- From here on only commands that cannot fail: a script is not rolled back.
+-- From here on only commands that cannot fail: a script is not rolled back. A record may be of another
+-- type, by somebody's hand; then nothing is noted, and the task goes on all the same.
 local function note(t, ...)
   -- Of a record that somebody has deleted no part comes back before the end, which is whole.
   if t.id == '' or redis.call('EXISTS', prefix .. 'task:' .. t.id) == 0 then return end
-  redis.call('HSET', prefix .. 'task:' .. t.id, ...)
+  redis.pcall('HSET', prefix .. 'task:' .. t.id, ...)
 end
 
 -- Of runs that failed and were tried again, the last ones are kept beside what is known of a task.
@@ -106,7 +107,7 @@ local function ended(t, state, name, value)
   if t.task == '' then
     -- No envelope: all that is known of it is what was written when it was enqueued.
     if redis.call('EXISTS', key) == 1 then
-      redis.call('HSET', key, 'state', state, 'finished', now, name, value)
+      redis.pcall('HSET', key, 'state', state, 'finished', now, name, value)
       redis.call('EXPIRE', key, t.ttl)
     end
     return
@@ -116,12 +117,12 @@ local function ended(t, state, name, value)
     return
   end
   -- Of earlier attempts, and of an entry that is no more.
-  if t.tracked == '1' then redis.call('HDEL', key, 'error', 'entry', 'progress') end
+  if t.tracked == '1' then redis.pcall('HDEL', key, 'error', 'entry', 'progress') end
   if t.started ~= '' then
-    redis.call('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
+    redis.pcall('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
       'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value, 'started', t.started)
   else
-    redis.call('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
+    redis.pcall('HSET', key, 'state', state, 'task', t.task, 'attempt', t.attempt, 'max', t.max,
       'enqueued', t.enqueued, 'finished', now, 'worker', worker, name, value)
   end
   redis.call('EXPIRE', key, t.ttl)

@@ -97,7 +97,7 @@ mutants! {
             "redis.call('EXPIRE', key, t.ttl)" => "",
             Chance(4);
         "an ended task shows its last attempt's error":
-            "redis.call('HDEL', key, 'error', 'entry', 'progress')" => "",
+            "redis.pcall('HDEL', key, 'error', 'entry', 'progress')" => "",
             Chance(26);
         "a run that failed leaves no trace":
             ", 'attempt:' .. t.attempt, past_run(t)" => "",
