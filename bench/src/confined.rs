@@ -96,16 +96,13 @@ impl Group {
     fn throttled(&self) -> anyhow::Result<f64> {
         // That of the processor comes first.
         let file = self.folders[0].join("cpu.stat");
-        let told = fs::read_to_string(&file)
-            .with_context(|| format!("{} cannot be read", file.display()))?;
+        let told = read(&file)?;
         let periods = told.lines().find_map(|line| line.strip_prefix("nr_throttled "));
         Ok(periods.with_context(|| format!("{} tells no periods", file.display()))?.parse()?)
     }
 
     fn peak_mb(&self) -> anyhow::Result<f64> {
-        let told = fs::read_to_string(&self.peak)
-            .with_context(|| format!("{} cannot be read", self.peak.display()))?;
-        let bytes: f64 = told.trim().parse()?;
+        let bytes: f64 = read(&self.peak)?.trim().parse()?;
         ensure!(bytes > 0.0, "nobody was in {}", self.peak.display());
         Ok(bytes / 1024.0 / 1024.0)
     }
@@ -130,6 +127,10 @@ impl Drop for Group {
 
 fn make(folder: &Path) -> anyhow::Result<()> {
     fs::create_dir(folder).with_context(|| format!("{} cannot be made", folder.display()))
+}
+
+fn read(file: &Path) -> anyhow::Result<String> {
+    fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))
 }
 
 fn write(file: &Path, text: impl AsRef<[u8]>) -> anyhow::Result<()> {

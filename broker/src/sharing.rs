@@ -119,21 +119,14 @@ impl Drop for Carrier {
 impl Lanes {
     fn enter(&self, shard: &Shard, sealed: Sealed) -> Entered {
         let mut lanes = self.lock();
-        match lanes.get_mut(shard) {
-            Some(lane) if lane.on_the_way >= IN_FLIGHT => {
-                let (answer, receiver) = oneshot::channel();
-                lane.waiting.push_back(Waiting { sealed, answer });
-                Entered::Waits(receiver)
-            }
-            Some(lane) => {
-                lane.on_the_way += 1;
-                Entered::Goes(sealed)
-            }
-            None => {
-                lanes.insert(shard.clone(), Lane { on_the_way: 1, waiting: VecDeque::new() });
-                Entered::Goes(sealed)
-            }
+        let lane = lanes.entry(shard.clone()).or_default();
+        if lane.on_the_way < IN_FLIGHT {
+            lane.on_the_way += 1;
+            return Entered::Goes(sealed);
         }
+        let (answer, receiver) = oneshot::channel();
+        lane.waiting.push_back(Waiting { sealed, answer });
+        Entered::Waits(receiver)
     }
 
     /// Ends a call where nobody waits to go with the next; whether it did.

@@ -28,11 +28,11 @@ pub(crate) struct Promoter {
 }
 
 /// What one round over all queues came to.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Step {
     next_due: Option<DateTime<Utc>>,
-    /// Nothing was there to be moved.
-    in_vain: bool,
+    /// Something was there to be moved.
+    has_moved: bool,
 }
 
 impl Promoter {
@@ -70,7 +70,7 @@ impl Promoter {
         shard: &Shard,
         clock: fn() -> DateTime<Utc>,
     ) -> Result<Step, BrokerError> {
-        let mut in_vain = true;
+        let mut has_moved = false;
         loop {
             let now = clock();
             let tick = self.client.tick(shard, now).await?;
@@ -82,13 +82,13 @@ impl Promoter {
             }
             match tick {
                 Tick::Moved { moved, gone, next_due, parked, .. } => {
-                    in_vain &= moved == 0;
+                    has_moved |= moved > 0;
                     if gone > 0 {
                         error!(queue.name = %shard.queue(), gone, "delayed tasks had no body; redis lost data");
                     }
                     self.unpark(shard, &parked).await?;
                     if !is_full {
-                        return Ok(Step { next_due, in_vain });
+                        return Ok(Step { next_due, has_moved });
                     }
                 }
                 Tick::Skewed { redis, .. } => {
@@ -110,22 +110,16 @@ impl Promoter {
     }
 }
 
-impl Default for Step {
-    fn default() -> Self {
-        Self { next_due: None, in_vain: true }
-    }
-}
-
 impl Step {
     fn and(self, other: Self) -> Self {
         Self {
             next_due: self.next_due.into_iter().chain(other.next_due).min(),
-            in_vain: self.in_vain && other.in_vain,
+            has_moved: self.has_moved || other.has_moved,
         }
     }
 
     fn pause(self, now: DateTime<Utc>) -> Duration {
-        let soonest = if self.in_vain { TICK_SOONEST_IN_VAIN } else { TICK_SOONEST };
+        let soonest = if self.has_moved { TICK_SOONEST } else { TICK_SOONEST_IN_VAIN };
         self.next_due
             .map(|due| (due - now).to_std().unwrap_or_default())
             .unwrap_or(TICK_EVERY)
@@ -140,9 +134,9 @@ mod tests {
     #[test]
     fn the_next_look_is_when_the_next_task_is_due() {
         let now = DateTime::from_timestamp_millis(1_790_000_000_000).unwrap();
-        let pause = |ms, in_vain| {
+        let pause = |ms, in_vain: bool| {
             let next_due = Some(now + chrono::Duration::milliseconds(ms));
-            Step { next_due, in_vain }.pause(now)
+            Step { next_due, has_moved: !in_vain }.pause(now)
         };
         assert_eq!(pause(800, true), Duration::from_millis(800));
         assert_eq!(pause(-10, false), TICK_SOONEST);
@@ -153,7 +147,7 @@ mod tests {
     #[test]
     fn who_comes_after_others_have_moved_all_lets_them_go_first_next_time() {
         let now = DateTime::from_timestamp_millis(1_790_000_000_000).unwrap();
-        let of = |in_vain| Step { next_due: Some(now), in_vain };
+        let of = |in_vain: bool| Step { next_due: Some(now), has_moved: !in_vain };
         assert_eq!(of(true).pause(now), TICK_SOONEST_IN_VAIN);
         assert_eq!(of(true).and(of(false)).pause(now), TICK_SOONEST);
     }

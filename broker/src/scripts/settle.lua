@@ -89,8 +89,8 @@ local function won(key, place) return place and not (lost[key] and lost[key][pla
 -- type, by somebody's hand; then nothing is noted, and the task goes on all the same.
 local function note(t, ...)
   -- Of a record that somebody has deleted no part comes back before the end, which is whole.
-  if t.id == '' or redis.call('EXISTS', prefix .. 'task:' .. t.id) == 0 then return end
-  redis.pcall('HSET', prefix .. 'task:' .. t.id, ...)
+  local key = prefix .. 'task:' .. t.id
+  if t.id ~= '' and redis.call('EXISTS', key) == 1 then redis.pcall('HSET', key, ...) end
 end
 
 -- Of runs that failed and were tried again, the last ones are kept beside what is known of a task.

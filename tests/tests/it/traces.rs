@@ -1,6 +1,6 @@
 //! Traces over several processes, as a collector gets them.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -138,12 +138,18 @@ fn tree(spans: &[Span]) -> Vec<String> {
     spans.iter().map(path).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_trace_of_a_scrape_leads_from_http_to_sql_over_two_processes() {
+/// A site of one page, and the folder that its caller removes.
+async fn one_page() -> (PathBuf, Pages) {
     let folder = std::env::temp_dir().join(format!("umbel-site-{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("index.html"), "<title>the page</title>").unwrap();
     let web = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    (folder, web)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_trace_of_a_scrape_leads_from_http_to_sql_over_two_processes() {
+    let (folder, web) = one_page().await;
     let town = Town::start().await;
     town.migrate();
     let (api, worker) = (town.role("api"), town.role("worker"));
@@ -293,10 +299,7 @@ async fn a_fire_of_the_beat_begins_a_trace_that_goes_on_in_the_worker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_task_enqueues_is_of_its_trace_in_whatever_process_it_runs() {
-    let folder = std::env::temp_dir().join(format!("umbel-site-{}", uuid::Uuid::new_v4().simple()));
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("index.html"), "<title>the page</title>").unwrap();
-    let web = Pages::start(&folder, Duration::ZERO).await.unwrap();
+    let (folder, web) = one_page().await;
     let town = Town::start().await;
     town.migrate();
     let of_queue = |queue: &str| town.launch(&["worker"]).env("QUEUES", queue).start();

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use umbel_store::{Db, StoreError, StoreSettings, Tx};
 
-use super::{Finding, postgres::chain};
+use super::{
+    Finding,
+    postgres::{chain, single},
+};
 
 /// How often two connections look whom they meet. A pooler that others use too may lend them two
 /// processes a few times in a row by chance.
@@ -285,15 +288,10 @@ fn nothing() -> StoreError {
     StoreError::BadParameter("the server does not know its own process".to_owned())
 }
 
-/// A client with one connection.
+/// A client with one connection, which does not wait for it longer than we do.
 fn client(store: &StoreSettings) -> Result<Db, StoreError> {
-    let store = StoreSettings {
-        max_connections: 1,
-        min_connections: 0,
-        acquire_timeout: store.acquire_timeout.min(PATIENCE),
-        ..store.clone()
-    };
-    Db::open(&store).map_err(|error| StoreError::BadParameter(error.to_string()))
+    let acquire_timeout = store.acquire_timeout.min(PATIENCE);
+    single(&StoreSettings { acquire_timeout, ..store.clone() })
 }
 
 /// `None` where no connection is given in this time.

@@ -106,11 +106,15 @@ struct Reached {
     findings: Vec<Finding>,
 }
 
+/// A client with one connection: there may be no more, and to look it is enough.
+pub(super) fn single(store: &StoreSettings) -> Result<Db, StoreError> {
+    let one = StoreSettings { max_connections: 1, min_connections: 0, ..store.clone() };
+    Db::open(&one).map_err(|error| StoreError::BadParameter(error.to_string()))
+}
+
 /// Tries both forms of statement that are used, and reads what is to be judged.
 async fn reach(store: &StoreSettings) -> Result<Reached, StoreError> {
-    // One connection: there may be no more, and to look it is enough.
-    let one = StoreSettings { max_connections: 1, min_connections: 0, ..store.clone() };
-    let db = Db::open(&one).map_err(|error| StoreError::BadParameter(error.to_string()))?;
+    let db = single(store)?;
     let looked = look(&db).await;
     let options = match &looked {
         Ok((_, findings)) if findings.is_empty() => Some(pooler::lost_options(&db, store).await),

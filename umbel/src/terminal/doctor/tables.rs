@@ -1,8 +1,11 @@
 //! Whether the tables are those that this program works with.
 
-use umbel_store::{Db, Migration, Standing, StoreError, StoreSettings};
+use umbel_store::{Migration, Standing, StoreError, StoreSettings};
 
-use super::{Finding, postgres::chain};
+use super::{
+    Finding,
+    postgres::{chain, single},
+};
 
 const CHECK: &str = "migrations";
 
@@ -26,8 +29,7 @@ async fn look(
     owner: &str,
     migrations: &[Migration],
 ) -> Result<Standing, StoreError> {
-    let one = StoreSettings { max_connections: 1, min_connections: 0, ..store.clone() };
-    let db = Db::open(&one).map_err(|error| StoreError::BadParameter(error.to_string()))?;
+    let db = single(store)?;
     let standing = db.migrations(owner, migrations).await;
     db.close().await;
     standing
